@@ -1,0 +1,313 @@
+"""The command line: options in, a library call, text out. Nothing else knows click."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from mlx_tinylm import __version__, display
+from mlx_tinylm.config import SampleConfig
+from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.training_config import DEFAULT_PRESET, PRESETS, TrainConfig, is_optional, preset
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Commands(click.Group):
+    """Maps what goes wrong to one line and an exit code, once for all commands."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TinyLMError as error:
+            if ctx.params.get("debug"):
+                raise
+            raise click.ClickException(str(error)) from None
+        except KeyboardInterrupt:
+            click.echo(err=True)
+            raise SystemExit(130) from None
+
+
+class Number(click.FloatRange):
+    """A finite number within limits, or, where `optional`, the word off."""
+
+    name = "number"
+
+    def __init__(self, *limits: Any, optional: bool = False, whole: bool = False, **more: Any) -> None:
+        super().__init__(*limits, **more)
+        self.optional, self.whole = optional, whole
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if self.optional and value == "off":
+            return "off"
+        if self.whole:
+            try:
+                value = int(value)
+            except ValueError:
+                self.fail(f"{value!r} is not a whole number{' or off' if self.optional else ''}.", param, ctx)
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return int(number) if self.whole else number
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return ("INTEGER" if self.whole else "NUMBER") + ("|off" if self.optional else "")
+
+
+def setting_options(command: Command) -> Command:
+    """One option for each field of TrainConfig; its help, type and limits are the field's."""
+    for item in reversed(dataclasses.fields(TrainConfig)):
+        limits = item.metadata
+        kind: click.ParamType[Any]
+        if "choices" in limits:
+            kind = click.Choice(limits["choices"])
+        else:
+            kind = Number(
+                limits.get("low"),
+                limits.get("high"),
+                min_open=limits.get("above", False),
+                optional=is_optional(item),
+                whole="int" in str(item.type),
+            )
+        option = click.option(
+            f"--{item.name.replace('_', '-')}", type=kind, help=limits["help"], show_default="preset's"
+        )
+        command = option(command)
+    return command
+
+
+weights_option = click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    show_default="the Shakespeare model that ships",
+    help="A model folder.",
+)
+backend_option = click.option(
+    "--backend",
+    type=click.Choice(["auto", "mlx", "numpy"]),
+    default="auto",
+    show_default=True,
+    help="What computes: auto takes MLX where it is installed, and NumPy elsewhere.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+
+@contextlib.contextmanager
+def usage() -> Iterator[None]:
+    """What is wrong with the options themselves is a usage error (exit code 2)."""
+    try:
+        yield
+    except TinyLMError as error:
+        raise click.UsageError(str(error)) from None
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="mlx-tinylm")
+@click.option("--debug", is_flag=True, help="Show the traceback when something goes wrong.")
+def main(debug: bool) -> None:
+    """Train a tiny language model from scratch with Apple MLX, and use it anywhere.
+
+    \b
+    mlx-tinylm train                        # Tiny Shakespeare, live progress and samples
+    mlx-tinylm generate --prompt "ROMEO:"   # streams, character by character
+    mlx-tinylm eval                         # how good is it?
+    mlx-tinylm info                         # what is it made of?
+    """
+
+
+@main.command(epilog=display.preset_table())
+@click.option(
+    "--data",
+    multiple=True,
+    metavar="TEXT",
+    show_default="tinyshakespeare",
+    help="The name of a corpus, a text file, a folder, a .gz, or - for standard input. May be repeated.",
+)
+@click.option(
+    "--preset",
+    "preset_name",
+    type=click.Choice(list(PRESETS)),
+    show_default=DEFAULT_PRESET,
+    help="Settings to start from (see below).",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    show_default="a fresh weights/run-N",
+    help="The model folder to make.",
+)
+@click.option("--resume", type=click.Path(path_type=Path), help="Go on with the run in this folder.")
+@click.option("--init-from", type=click.Path(path_type=Path), help="Start from the weights in this folder.")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "gpu"]),
+    default="auto",
+    show_default=True,
+    help="Where MLX computes.",
+)
+@click.option("--force", is_flag=True, help="Replace what is in --out.")
+@setting_options
+def train(
+    data: tuple[str, ...],
+    preset_name: str | None,
+    out: Path | None,
+    resume: Path | None,
+    init_from: Path | None,
+    device: str,
+    force: bool,
+    **settings: Any,
+) -> None:
+    """Train a model on text, character by character.
+
+    Ctrl-C saves and prints the command that goes on.
+
+    \b
+    mlx-tinylm train --preset nano                     # a first look, in about a minute
+    mlx-tinylm train --data book.txt --out weights/book
+    mlx-tinylm train --resume weights/book --steps 2000
+    mlx-tinylm train --init-from weights/book --data letters.txt
+    """
+    changes = {name: None if value == "off" else value for name, value in settings.items() if value is not None}
+    if resume and (out or init_from or force or preset_name):
+        raise click.UsageError("--resume goes on in its own folder: leave out --out, --init-from, --force, --preset.")
+    with usage():
+        config = preset(preset_name or DEFAULT_PRESET, **changes)
+    from mlx_tinylm.generation import require_mlx
+
+    require_mlx(device)
+    from mlx_tinylm.training import run
+
+    if resume:
+        opened = run.resume(resume, changes, data)
+    else:
+        opened = run.start(out or run.fresh_folder(), config, data, init_from, force, given=changes.keys())
+    with opened as running:
+        display.show_training(running)
+
+
+@main.command()
+@weights_option
+@click.option("--prompt", default="\n", show_default="a newline", help="The text to go on from; - reads stdin.")
+@click.option("--max-tokens", type=Number(1, whole=True), default=500, show_default=True, help="Characters to write.")
+@click.option(
+    "--temperature",
+    "--temp",
+    type=Number(0),
+    default=0.8,
+    show_default=True,
+    help="How bold: 0 always takes the likeliest character.",
+)
+@click.option("--top-k", type=Number(1, whole=True), help="Draw from the k likeliest only.  [default: all]")
+@click.option(
+    "--top-p",
+    type=Number(0, 1, min_open=True),
+    help="Draw from the likeliest with p together.  [default: all]",
+)
+@click.option(
+    "--min-p",
+    type=Number(0, 1),
+    help="Leave out what is p times less likely than the likeliest.  [default: none]",
+)
+@click.option(
+    "--repetition-penalty", type=Number(0, min_open=True), help="Above 1: repeat less.  [default: no penalty]"
+)
+@click.option("--seed", type=Number(0, whole=True), help="The same seed writes the same text.  [default: random]")
+@click.option("--num-samples", type=Number(1, whole=True), default=1, show_default=True, help="Texts to write.")
+@click.option("--stop", help="End before this text.  [default: only at --max-tokens]")
+@backend_option
+def generate(weights: Path | None, prompt: str, num_samples: int, backend: str, **options: Any) -> None:
+    """Write text that goes on from a prompt, as it is made.
+
+    \b
+    mlx-tinylm generate --prompt "ROMEO:" --max-tokens 2000
+    mlx-tinylm generate --weights weights/run-1 --temperature 0.5 --seed 1
+    echo "To be or not to b" | mlx-tinylm generate --prompt - --max-tokens 1
+    """
+    from mlx_tinylm.generation import load, stream_generate
+
+    with usage():
+        config = SampleConfig(**options)
+    model, tokenizer = load(weights or shipped(), backend)
+    text = click.get_text_stream("stdin").read() if prompt == "-" else prompt
+    for number in range(num_samples):
+        seeded = config if config.seed is None else dataclasses.replace(config, seed=config.seed + number)
+        pieces = stream_generate(model, tokenizer, text, seeded)
+        display.stream_text(text, pieces, number, num_samples, model.backend)
+
+
+@main.command("eval")
+@weights_option
+@click.option(
+    "--data",
+    multiple=True,
+    metavar="TEXT",
+    show_default="what it was trained on",
+    help="As for train. A named corpus counts by its held-out tenth, anything else as a whole.",
+)
+@backend_option
+@json_option
+def evaluate(weights: Path | None, data: tuple[str, ...], backend: str, as_json: bool) -> None:
+    """Measure how well a model predicts text: loss, perplexity, bits per character.
+
+    \b
+    mlx-tinylm eval
+    mlx-tinylm eval --weights weights/run-1 --data letters.txt --json
+    """
+    from mlx_tinylm.evaluation import evaluate_text
+
+    result = evaluate_text(weights or shipped(), data, backend)
+    click.echo(json.dumps(result) if as_json else display.table(result.items()))
+
+
+@main.command()
+@click.argument("name", required=False)
+def data(name: str | None) -> None:
+    """List the corpora that have a name, or fetch one and say where it lies.
+
+    \b
+    mlx-tinylm data
+    mlx-tinylm data tinyshakespeare
+    """
+    from mlx_tinylm import corpus
+
+    if name is None:
+        click.echo(display.table((key, known.about) for key, known in corpus.NAMED.items()))
+        return
+    found = corpus.fetch(name)
+    rows = {
+        "file": found.sources[0],
+        "bytes": f"{found.bytes:,}",
+        "sha256": found.sha256,
+        "characters": f"{found.characters:,}",
+        "alphabet": f"{len(found.alphabet)}: {found.alphabet!r}",
+    }
+    click.echo(display.table(rows.items()))
+
+
+@main.command()
+@click.argument("weights", type=click.Path(path_type=Path), required=False)
+@json_option
+def info(weights: Path | None, as_json: bool) -> None:
+    """Show versions, device and matrix library, and what a model folder holds.
+
+    \b
+    mlx-tinylm info
+    mlx-tinylm info weights/run-1
+    """
+    from mlx_tinylm.info import model_facts, system_facts
+
+    facts = system_facts() | (model_facts(weights) if weights else {})
+    click.echo(json.dumps(facts) if as_json else display.facts(facts))
+
+
+def shipped() -> Path:
+    from mlx_tinylm.weights import shipped_weights
+
+    return shipped_weights()

@@ -1,0 +1,112 @@
+"""A corpus as ids on disk, its split, and the windows that make up the batch of a step.
+
+Shapes: N ids, B batch, T context.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlx_tinylm.corpus import Corpus
+from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.files import cache_dir, make_folder
+from mlx_tinylm.tokenizer import Tokenizer
+
+Ids = npt.NDArray[Any]  # uint16, or uint32 where the vocabulary needs it
+VALIDATION_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The ids of a corpus (N,); the last tenth is held out for validation."""
+
+    ids: Ids
+
+    @property
+    def train(self) -> Ids:
+        return self.ids[: self._split]
+
+    @property
+    def validation(self) -> Ids:
+        return self.ids[self._split :]
+
+    @property
+    def _split(self) -> int:
+        return int((1 - VALIDATION_SHARE) * len(self.ids))
+
+
+def load_dataset(corpus: Corpus, tokenizer: Tokenizer, context: int) -> Dataset:
+    """The encoded corpus; raises TinyLMError where it is too short for one window plus validation."""
+    dataset = Dataset(encode_corpus(corpus, tokenizer))
+    train, validation = len(dataset.train), len(dataset.validation)
+    if train < context + 1 or validation < 2:
+        needed = max(round((context + 2) / (1 - VALIDATION_SHARE)) + 1, 20)
+        raise TinyLMError(
+            f"{corpus.name}: {len(dataset.ids):,} characters leave {train:,} to train on and {validation:,} to "
+            f"validate with; a context of {context} needs about {needed:,}. Add text, or lower --context"
+        )
+    return dataset
+
+
+def encode_corpus(corpus: Corpus, tokenizer: Tokenizer) -> Ids:
+    """All ids of a corpus (N,), mapped from a file in the cache that is written once for each tokenizer."""
+    dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
+    key = hashlib.sha256(f"{corpus.sha256} {tokenizer.json}".encode()).hexdigest()[:32]
+    folder = cache_dir() / "ids"
+    path = folder / f"{key}.{np.dtype(dtype).name}"
+    make_folder(folder)
+    if not path.exists():
+        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with open(beside, "wb") as file:
+                for ids in _encoded(corpus, tokenizer):
+                    file.write(ids.astype(dtype).tobytes())
+            os.replace(beside, path)
+        except OSError as error:
+            raise TinyLMError(f"{path}: cannot be written ({error.strerror})") from None
+        finally:
+            beside.unlink(missing_ok=True)
+    return np.memmap(path, dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
+
+
+def _encoded(corpus: Corpus, tokenizer: Tokenizer) -> list[npt.NDArray[np.int32]] | map[npt.NDArray[np.int32]]:
+    if tokenizer.alphabet is None:  # a token may span two chunks, so all the text goes in at once
+        return [tokenizer.encode_array(corpus.text())]
+    return map(tokenizer.encode_array, corpus.chunks())
+
+
+def batch_offsets(seed: int, step: int, length: int, batch_size: int, context: int) -> npt.NDArray[np.int32]:
+    """Where the windows of a step's batch begin: (B,) int32, a pure function of its arguments.
+
+    An epoch cuts the text of `length` ids into neighbouring windows at a fresh random offset and visits
+    each once in a fresh random order, so every character is seen equally often. `step` counts batches.
+    """
+    windows, slack = _windows(length, context)
+    first = step * batch_size
+    offsets = np.empty(batch_size, np.int32)
+    for i in range(batch_size):
+        epoch, place = divmod(first + i, windows)
+        shift, order = _epoch(seed, epoch, windows, slack)
+        offsets[i] = shift + order[place] * context
+    return offsets
+
+
+def _windows(length: int, context: int) -> tuple[int, int]:
+    """How many windows of context + 1 ids an epoch visits, and the largest offset that leaves room for them."""
+    if length < context + 1:
+        raise ValueError(f"{length} ids are too few for a window of {context + 1}")
+    windows = max(1, (length - 1) // context - 1)
+    return windows, length - 1 - windows * context
+
+
+@functools.lru_cache(maxsize=2)
+def _epoch(seed: int, epoch: int, windows: int, slack: int) -> tuple[int, npt.NDArray[np.int64]]:
+    random = np.random.default_rng([seed, epoch])
+    return int(random.integers(slack + 1)), random.permutation(windows)

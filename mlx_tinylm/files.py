@@ -1,0 +1,111 @@
+"""Writing so that nothing half-made ever stands under a final name, and folders one process owns."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mlx_tinylm.errors import TinyLMError
+
+
+def cache_dir() -> Path:
+    """The user's cache folder for this program; it may not exist yet."""
+    if sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "mlx-tinylm"
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write beside `path`, flush to the disk, then take the name: a reader sees the old file or the new."""
+    data = content.encode() if isinstance(content, str) else content
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(beside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise TinyLMError(f"{path}: cannot be written ({error.strerror or error})") from None
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` last through a power cut; Windows has no such call."""
+    if sys.platform != "win32":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder with all that is in it; what cannot be removed stays."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Create `folder` and its parents; raises TinyLMError where that is not possible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TinyLMError(f"{folder}: cannot be created ({error.strerror})") from None
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; raises TinyLMError naming the file where it cannot be read."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise TinyLMError(f"{path}: no such file") from None
+    except OSError as error:
+        raise TinyLMError(f"{path}: cannot be read ({error.strerror})") from None
+    # RecursionError: thousands of nested brackets.
+    except (ValueError, RecursionError) as error:
+        raise TinyLMError(f"{path}: not valid JSON ({str(error)[:100]})") from None
+
+
+def to_json(content: Any) -> str:
+    """JSON for people: indented, ending in a newline."""
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process alone; raises TinyLMError while another process holds it.
+
+    The operating system lets go of the lock when its holder dies, however it dies.
+    """
+    import fcntl
+
+    with open(folder / ".lock", "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise TinyLMError(
+                f"{folder}: another training run is writing here; wait for it or choose another --out"
+            ) from None
+        yield

@@ -1,0 +1,164 @@
+"""Streams text from a model, whichever back end computes it.
+
+Shapes: V vocabulary, T time, B batch.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from mlx_tinylm.config import ModelConfig, SampleConfig
+from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.sampling import sample
+from mlx_tinylm.tokenizer import Tokenizer
+from mlx_tinylm.weights import ModelFolder, open_folder
+
+
+class LanguageModel(Protocol):
+    """What generation and evaluation need of a back end."""
+
+    backend: str
+    config: ModelConfig
+
+    def new_cache(self, capacity: int) -> Any:
+        """Room for `capacity` positions."""
+        ...
+
+    def next_logits(self, ids: Sequence[int], cache: Any) -> Any:
+        """Append ids to the cache -> logits (V,) of the next id; reading them as an array waits for them."""
+        ...
+
+    def logits(self, ids: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """(B, T) -> (B, T, V)"""
+        ...
+
+
+def load(path: Path | str, backend: str = "auto") -> tuple[LanguageModel, Tokenizer]:
+    """Open a model folder on `backend`: "mlx", "numpy", or "auto" for MLX wherever it can be imported.
+
+    Raises TinyLMError for a folder that is not a whole, consistent model.
+    """
+    folder = open_folder(Path(path))
+    return load_model(folder, backend), folder.tokenizer
+
+
+def load_model(folder: ModelFolder, backend: str = "auto") -> LanguageModel:
+    """The model of an opened folder on a back end; see `load`."""
+    if backend not in ("auto", "mlx", "numpy"):
+        raise TinyLMError(f"no back end {backend!r}; there are auto, mlx and numpy")
+    if backend == "mlx" and not has_mlx():
+        raise TinyLMError(MLX_MISSING)
+    if backend == "numpy" or not has_mlx():
+        from mlx_tinylm.numpy_models import NumpyModel
+
+        return NumpyModel.load(folder)
+    from mlx_tinylm.models.inference import MLXModel
+
+    return MLXModel.load(folder)
+
+
+MLX_MISSING = (
+    "MLX is not installed here. On a Mac with Apple silicon: pip install mlx-tinylm; "
+    "on Linux: pip install 'mlx-tinylm[cpu]' (or [cuda])"
+)
+
+
+def has_mlx() -> bool:
+    """Whether MLX can be imported."""
+    try:
+        return importlib.util.find_spec("mlx.core") is not None
+    except (ImportError, ValueError):  # ValueError: a module set to None on purpose
+        return False
+
+
+def require_mlx(device: str = "auto") -> None:
+    """Make sure MLX is there and computes on `device`: "cpu", "gpu" or "auto"; raises TinyLMError if it cannot."""
+    if not has_mlx():
+        raise TinyLMError(MLX_MISSING)
+    from mlx_tinylm.models import use_device
+
+    use_device(device)
+
+
+def stream_generate(
+    model: LanguageModel, tokenizer: Tokenizer, prompt: str, config: SampleConfig | None = None
+) -> Iterator[str]:
+    """Yield the text that follows `prompt` as it is made, without the prompt.
+
+    Ends after `max_tokens` ids, at an end-of-text id, or before the `stop` text. The same seed gives the same
+    text on both back ends. Raises TinyLMError for an empty prompt or characters the model does not know.
+    """
+    config = config or SampleConfig()
+    ids = tokenizer.encode(prompt)
+    if not ids:
+        raise TinyLMError("the prompt is empty; give the model something to go on, such as a newline")
+    detokenizer = tokenizer.detokenizer()
+    pieces = (detokenizer.add(id) for id in generate_ids(model, ids, config))
+    return pieces if config.stop is None else until(pieces, config.stop)
+
+
+def generate(model: LanguageModel, tokenizer: Tokenizer, prompt: str, config: SampleConfig | None = None) -> str:
+    """The text that `stream_generate` yields, in one piece."""
+    return "".join(stream_generate(model, tokenizer, prompt, config))
+
+
+def generate_ids(model: LanguageModel, prompt: Sequence[int], config: SampleConfig) -> Iterator[int]:
+    """Yield ids that follow `prompt`; the next step is already on its way when an id is handed out."""
+    check_ids(prompt, model.config.vocab_size)
+    context = model.config.context
+    slides = model.config.family == "qwen3"  # rotary positions: the cache drops the oldest by itself
+    capacity = min(context, len(prompt) + config.max_tokens)
+    random = np.random.default_rng(config.seed)
+    ids = list(prompt)
+    window = ids[-context:]
+    cache = model.new_cache(capacity)
+    logits = model.next_logits(window, cache)
+    used = len(window)
+    for left in range(config.max_tokens - 1, -1, -1):
+        u = float(random.random(dtype=np.float32))
+        id = sample(_finite(np.asarray(logits)), u, config, ids)
+        if id in model.config.eos_ids:
+            return
+        ids.append(id)
+        if left and used == capacity and not slides:
+            # Learned positions end here: read the last half window again, from position 0, and go on.
+            window = ids[-max(1, context // 2) :]
+            cache = model.new_cache(capacity)
+            logits = model.next_logits(window, cache)
+            used = len(window)
+        elif left:
+            logits = model.next_logits([id], cache)
+            used += 1
+        yield id
+
+
+def _finite(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    if not np.isfinite(logits).all():
+        raise TinyLMError("the model's output is not a finite number; its weights are damaged, train it again")
+    return logits
+
+
+def check_ids(ids: Sequence[int], vocab_size: int) -> None:
+    """Raise TinyLMError unless every id has a row in the embedding: MLX reads garbage past its end."""
+    if wrong := [id for id in ids if not 0 <= id < vocab_size]:
+        raise TinyLMError(f"id {wrong[0]} is outside the vocabulary of {vocab_size}")
+
+
+def until(pieces: Iterator[str], stop: str) -> Iterator[str]:
+    """Pass pieces on until `stop` appears; what could be its beginning is held back."""
+    held = ""
+    for piece in pieces:
+        held += piece
+        if (found := held.find(stop)) >= 0:
+            yield held[:found]
+            return
+        keep = next(n for n in range(min(len(stop) - 1, len(held)), -1, -1) if stop.startswith(held[len(held) - n :]))
+        yield held[: len(held) - keep]
+        held = held[len(held) - keep :]
+    yield held

@@ -1,0 +1,32 @@
+"""The model families in MLX. Whoever needs MLX comes through here, so fast products are set up first."""
+
+# ruff: noqa: E402  (the library with fast matrix products must be loaded before MLX is)
+from mlx_tinylm.platform_blas import use_fast_blas
+
+use_fast_blas()
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_tinylm.config import GPT2Config, ModelConfig
+from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.models.gpt2 import GPT2
+from mlx_tinylm.models.qwen3 import Qwen3
+
+
+def build(config: ModelConfig, dropout: float = 0.0) -> GPT2 | Qwen3:
+    """A model of the shape `config` describes; its weights are MLX's defaults until loaded or initialised."""
+    model = GPT2(config, dropout) if isinstance(config, GPT2Config) else Qwen3(config, dropout)
+    if config.quantization:
+        nn.quantize(model, group_size=config.quantization.group_size, bits=config.quantization.bits)
+    model.eval()
+    return model
+
+
+def use_device(name: str) -> None:
+    """Compute on the "cpu" or the "gpu" from now on, or where MLX does by itself ("auto")."""
+    if name == "auto":
+        return
+    if not mx.is_available(mx.Device(getattr(mx, name), 0)):
+        raise TinyLMError(f"MLX has no {name} here; leave out --device")
+    mx.set_default_device(getattr(mx, name))

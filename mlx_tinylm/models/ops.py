@@ -1,0 +1,106 @@
+"""Attention and activations, each in the form that is fastest on the device at hand.
+
+On a GPU they are MLX's own fused operations. MLX's CPU back end for x86 computes exp, tanh and where one number
+at a time (20 ns each here, a multiplication takes 0.5), so on a CPU the same functions are built from products
+and sums. Both forms agree to float32 rounding; a test compares them and their gradients.
+
+Shapes: B batch, H heads, G key-value heads, T time, S stored positions, K head size.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+# Adding 1.5 * 2^23 to a small float32 leaves its nearest whole number in the lowest bits of the sum.
+_ROUNDER = 12582912.0
+# 2^f for f in [-0.5, 0.5]: the polynomial of least relative error (8e-8), highest power first.
+_EXP2 = (0.00132764716, 0.00967554137, 0.0555071328, 0.240221197, 0.693146967, 1.0)
+_GELU_SLOPE = 2 * math.sqrt(2 / math.pi)
+_GELU_CUBE = 0.044715
+# Queries in one block of causal attention on a CPU; a block skips the keys that lie behind all its queries.
+_BLOCK = 64
+
+
+def on_cpu() -> bool:
+    """Whether MLX computes on a CPU by default."""
+    return bool(mx.default_device() == mx.cpu)
+
+
+def exp(x: mx.array) -> mx.array:
+    """e^x by products and sums; float32, results below 2^-126 become 2^-126 and above 2^127 2^127."""
+    scaled = mx.clip(x * math.log2(math.e), -126.0, 127.0)
+    rounded = scaled + _ROUNDER
+    fraction = scaled - (rounded - _ROUNDER)
+    power = _EXP2[0] * fraction + _EXP2[1]
+    for coefficient in _EXP2[2:]:
+        power = power * fraction + coefficient
+    whole = ((rounded.view(mx.int32) + 127) << 23).view(mx.float32)  # the exponent bits of a float32
+    return power * whole
+
+
+@mx.custom_function
+def _sigmoid(x: mx.array) -> mx.array:
+    return 1.0 / (1.0 + exp(-x))
+
+
+@_sigmoid.vjp
+def _sigmoid_vjp(x: mx.array, gradient: mx.array, y: mx.array) -> mx.array:
+    return gradient * (y * (1.0 - y))
+
+
+def gelu(x: mx.array) -> mx.array:
+    """GELU in its tanh form (Hendrycks and Gimpel 2016, section 2)."""
+    if not on_cpu():
+        return nn.gelu_approx(x)
+    # 0.5 (1 + tanh z) is sigmoid(2 z)
+    return x * _sigmoid(x * (_GELU_SLOPE + (_GELU_SLOPE * _GELU_CUBE) * (x * x)))
+
+
+def silu(x: mx.array) -> mx.array:
+    """X sigmoid(x) (Elfwing et al. 2017)."""
+    return x * _sigmoid(x) if on_cpu() else nn.silu(x)
+
+
+def attention(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.array:
+    """(B, H, T, K), (B, G, S, K), (B, G, S, K) -> (B, H, T, K), causal: the last query sees all S keys."""
+    T, S = q.shape[2], k.shape[2]
+    if not on_cpu():
+        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask="causal" if T > 1 else None)
+    if q.shape[1] != k.shape[1]:
+        k, v = (mx.repeat(x, q.shape[1] // k.shape[1], axis=1) for x in (k, v))
+    keys = (scale * k).swapaxes(-1, -2)
+    blocks = []
+    for first in range(0, T, _BLOCK):
+        last = min(first + _BLOCK, T)
+        seen = S - T + last
+        scores = q[:, :, first:last] @ keys[..., :seen]  # (B, H, block, seen)
+        if last - first > 1:
+            scores = scores + _mask(last - first, seen)
+        blocks.append(_softmax(scores) @ v[:, :, :seen])
+    return blocks[0] if len(blocks) == 1 else mx.concatenate(blocks, axis=2)
+
+
+@lru_cache(maxsize=64)
+def _mask(queries: int, keys: int) -> mx.array:
+    """(queries, keys), to be added to scores: very negative where a key lies behind its query."""
+    allowed = mx.arange(keys)[None] <= mx.arange(queries)[:, None] + (keys - queries)
+    mask = mx.where(allowed, 0.0, -1e9)
+    mx.eval(mask)
+    return mask
+
+
+@mx.custom_function
+def _softmax(scores: mx.array) -> mx.array:
+    weights = exp(scores - mx.max(scores, axis=-1, keepdims=True))
+    return weights * (1.0 / mx.sum(weights, axis=-1, keepdims=True))
+
+
+@_softmax.vjp
+def _softmax_vjp(scores: mx.array, gradient: mx.array, weights: mx.array) -> Any:
+    weighted = weights * gradient
+    return weighted - weights * mx.sum(weighted, axis=-1, keepdims=True)

@@ -1,0 +1,38 @@
+"""MLX's affine quantisation, undone: w = scale * q + bias, with one scale and bias for a group of a row.
+
+Shapes: O rows (output), I columns (input), P = 32 / bits numbers in one packed uint32.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from mlx_tinylm.config import Quantization
+from mlx_tinylm.weights import Tensors
+
+
+def dequantised(tensors: Tensors, quantization: Quantization) -> Tensors:
+    """The same tensors with each weight, scales and biases of a quantised matrix made one float32 weight."""
+    result = dict(tensors)
+    for scales in [name for name in tensors if name.endswith(".scales")]:
+        name = scales.removesuffix(".scales")
+        result[f"{name}.weight"] = dequantise(
+            result[f"{name}.weight"], result.pop(scales), result.pop(f"{name}.biases"), quantization
+        )
+    return result
+
+
+def dequantise(
+    packed: npt.NDArray[np.uint32],
+    scales: npt.NDArray[np.float32],
+    biases: npt.NDArray[np.float32],
+    quantization: Quantization,
+) -> npt.NDArray[np.float32]:
+    """(O, I / P), (O, I / group), (O, I / group) -> (O, I); the first number is in the lowest bits."""
+    bits, group = quantization.bits, quantization.group_size
+    shifts = np.arange(0, 32, bits, dtype=np.uint32)
+    q = (packed[..., None] >> shifts) & np.uint32(2**bits - 1)  # (O, I / P, P)
+    q = q.reshape(*scales.shape, group).astype(np.float32)
+    w: npt.NDArray[np.float32] = q * scales[..., None] + biases[..., None]
+    return w.reshape(len(packed), -1)

@@ -1,0 +1,107 @@
+"""What resuming needs, in folders that appear whole or not at all.
+
+A checkpoint is written beside its final name, flushed to the disk, then renamed. `state.json` holds the size and
+SHA-256 of the other files, so a damaged checkpoint is recognised and an older one is taken.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten, tree_unflatten
+
+from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.files import make_folder, read_json, remove, sha256_of, sync_folder, to_json, write_atomically
+from mlx_tinylm.training.state import TrainState
+from mlx_tinylm.weights import read_safetensors, write_tensors
+
+KEEP = 2
+STATE = "state.json"
+
+
+def save(run: Path, state: TrainState, progress: dict[str, Any]) -> Path:
+    """Write a checkpoint of `state` and `progress` (JSON) and return its folder; the newest KEEP stay."""
+    final = run / "checkpoints" / f"{state.step:08d}"
+    beside = final.with_name(f".{final.name}.tmp")
+    remove(beside)
+    make_folder(beside)
+    try:
+        parts = {
+            "model": state.model.parameters(),
+            "optimizer": state.optimizer.state,
+            "average": state.average,
+        }
+        files = {}
+        for name, part in parts.items():
+            path = beside / f"{name}.safetensors"
+            write_tensors(path, {key: np.array(value) for key, value in tree_flatten(part)})
+            files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        content = {"step": state.step, "progress": progress, "files": files}
+        write_atomically(beside / STATE, to_json(content))
+        remove(final)
+        os.rename(beside, final)
+        sync_folder(final.parent)
+    except OSError as error:
+        raise TinyLMError(f"{final}: cannot be written ({error.strerror})") from None
+    finally:
+        remove(beside)
+    for old in saved(run)[KEEP:]:
+        remove(old)
+    return final
+
+
+def saved(run: Path) -> list[Path]:
+    """The checkpoints of a run, the newest first."""
+    return sorted((run / "checkpoints").glob("[0-9]" * 8), reverse=True)
+
+
+def load_newest(run: Path, state: TrainState) -> tuple[dict[str, Any], list[str]]:
+    """Put the newest checkpoint that verifies into `state`; its progress, and what is wrong with newer ones.
+
+    Raises TinyLMError where there is none.
+    """
+    wrong: list[str] = []
+    for folder in saved(run):
+        try:
+            return _load(folder, state), wrong
+        except TinyLMError as error:
+            wrong.append(str(error))
+    details = f" ({'; '.join(wrong)})" if wrong else ""
+    raise TinyLMError(f"{run}: no checkpoint to resume from{details}. Start a new run: mlx-tinylm train")
+
+
+def _load(folder: Path, state: TrainState) -> dict[str, Any]:
+    content = read_json(folder / STATE)
+    try:
+        step, progress, files = int(content["step"]), dict(content["progress"]), dict(content["files"])
+        parts = dict(_verified(folder, files))
+    except (KeyError, TypeError, ValueError) as error:
+        raise TinyLMError(f"{folder / STATE}: not a checkpoint ({error!r})") from None
+    model = dict(tree_flatten(state.model.parameters()))
+    optimizer = dict(tree_flatten(state.optimizer.state))
+    wanted = {"model": model, "optimizer": optimizer, "average": state.average}
+    for name, tensors in wanted.items():
+        shapes = {key: tensor.shape for key, tensor in tensors.items()}
+        if shapes != {key: tensor.shape for key, tensor in parts[name].items()}:
+            raise TinyLMError(f"{folder}/{name}.safetensors: does not fit the settings in train.json")
+    state.model.update(tree_unflatten(list(parts["model"].items())))
+    state.optimizer.state = tree_unflatten(list(parts["optimizer"].items()))
+    state.average.update(parts["average"])
+    state.step = step
+    return progress
+
+
+def _verified(folder: Path, files: dict[str, Any]) -> Iterator[tuple[str, dict[str, mx.array]]]:
+    for name in ("model", "optimizer", "average"):
+        path = folder / f"{name}.safetensors"
+        recorded = files[path.name]
+        if not path.exists():
+            raise TinyLMError(f"{path}: is missing")
+        if path.stat().st_size != recorded["bytes"] or sha256_of(path) != recorded["sha256"]:
+            raise TinyLMError(f"{path}: is damaged (its SHA-256 is not the one recorded)")
+        yield name, {key: mx.array(tensor) for key, tensor in read_safetensors(path).items()}

@@ -1,0 +1,92 @@
+"""All that changes while a model is trained, and its first values."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+from mlx.utils import tree_flatten, tree_unflatten
+
+from mlx_tinylm.config import ModelConfig
+from mlx_tinylm.models import build
+from mlx_tinylm.training.optimizer import build_optimizer
+from mlx_tinylm.training_config import TrainConfig
+from mlx_tinylm.weights import Tensors, transposed
+
+
+@dataclass
+class TrainState:
+    """Everything else in a run is a pure function of its settings, the corpus and `step`."""
+
+    model: nn.Module
+    optimizer: optim.MultiOptimizer
+    step: int = 0
+    average: dict[str, mx.array] = field(default_factory=dict)  # by tensor name; empty unless settings say ema
+
+
+def new_state(config: TrainConfig, model_config: ModelConfig, weights: Tensors | None = None) -> TrainState:
+    """The state before the first step, with `weights` (stored layout) or freshly drawn ones."""
+    model = build(model_config, config.dropout)
+    if weights is None:
+        initialise(model, config.seed)
+    else:
+        stored = transposed(weights) if model_config.family == "gpt2" else weights
+        model.load_weights([(name, mx.array(tensor)) for name, tensor in stored.items()])
+    optimizer = build_optimizer(config)
+    optimizer.init(model.trainable_parameters())
+    average = dict(tree_flatten(model.trainable_parameters())) if config.ema else {}
+    state = TrainState(model, optimizer, 0, average)
+    mx.eval(model.parameters(), optimizer.state)
+    return state
+
+
+def initialise(model: nn.Module, seed: int) -> None:
+    """Draw the first weights, each tensor from a key of its own.
+
+    gpt2: normal(0.02), the projections back into the residual stream smaller by sqrt(2 x layers)
+    (Radford et al. 2019, section 2.3). qwen3: normal(1/sqrt(width)), those projections zero, so that
+    every block begins as the identity (Zhang et al. 2019, "Fixup"). Norms begin at 1, biases at 0.
+    """
+    config = model.config
+    drawn = []
+    parameters = sorted(tree_flatten(model.parameters()))
+    keys = mx.random.split(mx.random.key(seed), len(parameters))
+    for (name, tensor), key in zip(parameters, keys, strict=True):
+        if tensor.ndim == 1:
+            continue
+        residual = name.endswith(("c_proj.weight", "o_proj.weight", "down_proj.weight"))
+        if config.family == "gpt2":
+            scale = 0.02 / (2 * config.layers) ** 0.5 if residual else 0.02
+        elif "embed" in name or "lm_head" in name:
+            scale = 0.02
+        else:
+            scale = 0.0 if residual else config.width**-0.5
+        drawn.append((name, mx.random.normal(tensor.shape, scale=scale, key=key)))
+    biases = [(name, mx.zeros_like(tensor)) for name, tensor in parameters if name.endswith(".bias")]
+    model.load_weights(drawn + biases, strict=False)
+
+
+def kept_tensors(state: TrainState) -> Tensors:
+    """The weights worth keeping, averaged if the run averages, as float32 arrays in the stored layout."""
+    weights = state.average or dict(tree_flatten(state.model.parameters()))
+    tensors = {name: np.array(tensor, dtype=np.float32) for name, tensor in weights.items()}
+    return transposed(tensors) if state.model.config.family == "gpt2" else tensors
+
+
+@contextlib.contextmanager
+def kept_weights(state: TrainState) -> Iterator[nn.Module]:
+    """The model as it would be kept: averaged if the run averages, and without dropout."""
+    trained = state.model.trainable_parameters()
+    if state.average:
+        state.model.update(tree_unflatten(list(state.average.items())))
+    state.model.eval()
+    try:
+        yield state.model
+    finally:
+        state.model.update(trained)
+        state.model.train()

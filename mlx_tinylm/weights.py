@@ -1,0 +1,266 @@
+"""A model folder: config.json, the tokenizer and model.safetensors, read strictly and written atomically.
+
+Tensors are NumPy arrays under their stored names; float16 and bfloat16 are widened to float32 on reading,
+so both back ends compute alike. Nothing is ever unpickled, and no code from a folder is ever run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlx_tinylm.config import GPT2Config, ModelConfig, model_config_from_json
+from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.files import read_json, to_json, write_atomically
+from mlx_tinylm.tokenizer import Tokenizer, tokenizer_config
+
+Tensors = dict[str, npt.NDArray[Any]]
+Shape = tuple[int, ...]
+
+WEIGHTS = "model.safetensors"
+SHIPPED = "shakespeare"
+INDEX = "model.safetensors.index.json"
+# transformers puts GPT-2's body under this name; the stored layout here has no prefix.
+GPT2_PREFIX = "transformer."
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model folder whose config.json and tokenizer have been read and agree."""
+
+    path: Path
+    config: ModelConfig
+    tokenizer: Tokenizer
+
+    def tensors(self) -> Tensors:
+        """All tensors in the stored layout; raises TinyLMError listing those that do not fit the config."""
+        return read_tensors(self.path, self.config)
+
+
+def shipped_weights() -> Path:
+    """The folder of the Shakespeare model: in a checkout, or inside the installed package."""
+    package = Path(__file__).parent
+    for folder in (package.parent / "weights" / SHIPPED, package / "shipped" / SHIPPED):
+        if (folder / WEIGHTS).exists():
+            return folder
+    raise TinyLMError("no weights came with this installation. Train your own: mlx-tinylm train --out weights/mine")
+
+
+def open_folder(path: Path) -> ModelFolder:
+    """Read everything but the tensors; raises TinyLMError saying which file is missing or wrong."""
+    if not path.is_dir():
+        what = "not a model folder but a file" if path.exists() else "no such folder"
+        raise TinyLMError(f"{path}: {what}. Train one: mlx-tinylm train --out {path}")
+    config = read_config(path)
+    tokenizer = Tokenizer.load(path)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise TinyLMError(
+            f"{path}: tokenizer.json has {tokenizer.vocab_size} ids, config.json only {config.vocab_size}; "
+            "they belong to different models"
+        )
+    return ModelFolder(path, config, tokenizer)
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """The configuration in `config.json`; raises TinyLMError naming the file and the key."""
+    path = folder / "config.json"
+    if not path.exists():
+        raise TinyLMError(f"{folder}: no config.json here. Train a model: mlx-tinylm train --out {folder}")
+    try:
+        return model_config_from_json(read_json(path))
+    except TinyLMError as error:
+        message = str(error)
+        raise TinyLMError(message if message.startswith(str(path)) else f"{path}: {message}") from None
+
+
+def write_folder(folder: Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
+    """Write the small files of a model folder, everything but the tensors."""
+    write_atomically(folder / "config.json", to_json(config.to_json()))
+    write_atomically(folder / "tokenizer.json", tokenizer.json)
+    write_atomically(folder / "tokenizer_config.json", to_json(tokenizer_config(config.context)))
+    eos = config.to_json()["eos_token_id"]
+    write_atomically(folder / "generation_config.json", to_json({"do_sample": True, "eos_token_id": eos}))
+
+
+def write_tensors(path: Path, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write a safetensors file atomically."""
+    from safetensors.numpy import save
+
+    content = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    write_atomically(path, save(content, metadata={"format": "mlx"}))
+
+
+def read_tensors(folder: Path, config: ModelConfig) -> Tensors:
+    """All tensors in the stored layout, float32 (uint32 where quantised).
+
+    Raises TinyLMError listing missing, unknown and mis-shaped tensors by name.
+    """
+    wanted = tensor_shapes(config)
+    found: Tensors = {}
+    for file in _tensor_files(folder):
+        for name, tensor in read_safetensors(file).items():
+            name = _stored_name(name, config)
+            if name in found:
+                raise TinyLMError(f"{file}: holds {name} a second time")
+            found[name] = tensor
+    if config.tied:  # some tools store the shared matrix twice
+        found.pop("lm_head.weight", None)
+    if isinstance(config, GPT2Config):  # old files also store the causal masks
+        masks = [f"h.{layer}.attn.{kind}" for layer in range(config.layers) for kind in ("bias", "masked_bias")]
+        for name in masks:
+            found.pop(name, None)
+    problems = [f"missing {name}" for name in wanted.keys() - found.keys()]
+    problems += [f"unknown {name}" for name in found.keys() - wanted.keys()]
+    problems += [
+        f"{name} has shape {found[name].shape}, not {shape}"
+        for name, shape in wanted.items()
+        if name in found and found[name].shape != shape
+    ]
+    if problems:
+        more = f", and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise TinyLMError(f"{folder}: does not fit its config.json: {', '.join(sorted(problems)[:8])}{more}")
+    for name in wanted:
+        packed = f"{name.removesuffix('weight')}scales" in wanted and name.endswith(".weight")
+        if (found[name].dtype == np.uint32) != packed:
+            raise TinyLMError(f"{folder}: {name} has the wrong type, {found[name].dtype}")
+        if not packed and not np.isfinite(found[name]).all():
+            raise TinyLMError(f"{folder}: {name} holds numbers that are not finite; the weights are damaged")
+    return {name: found[name] for name in wanted}
+
+
+def read_safetensors(path: Path) -> Tensors:
+    """Every tensor of a file; raises TinyLMError for a damaged file or a type that is no weight."""
+    from safetensors import SafetensorError, deserialize
+
+    try:
+        entries = deserialize(path.read_bytes())
+    except FileNotFoundError:
+        raise TinyLMError(f"{path}: no such file") from None
+    except OSError as error:
+        raise TinyLMError(f"{path}: cannot be read ({error.strerror})") from None
+    except SafetensorError as error:
+        raise TinyLMError(f"{path}: not a safetensors file, or damaged ({str(error)[:200]})") from None
+    return {name: _array(f"{path}: {name}", entry) for name, entry in entries}
+
+
+def _array(where: str, entry: Mapping[str, Any]) -> npt.NDArray[Any]:
+    types = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "U32": np.uint32, "U64": np.uint64}
+    dtype = entry["dtype"]
+    if dtype in ("BOOL", "U8"):  # the masks in old GPT-2 files
+        return np.frombuffer(entry["data"], np.uint8).reshape(entry["shape"])
+    if dtype not in types:
+        raise TinyLMError(f"{where} is of type {dtype}; weights are float32, float16 or bfloat16")
+    array = np.frombuffer(entry["data"], types[dtype]).reshape(entry["shape"])
+    if dtype == "BF16":  # the upper half of a float32
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return array.astype(np.float32) if dtype == "F16" else array
+
+
+def _tensor_files(folder: Path) -> Iterator[Path]:
+    """The one file, or the shards that an index names; a shard outside the folder is refused."""
+    index = folder / INDEX
+    if (folder / WEIGHTS).exists() or not index.exists():
+        if not (folder / WEIGHTS).exists():
+            raise TinyLMError(f"{folder}: no {WEIGHTS} here. Train one: mlx-tinylm train --out {folder}")
+        yield folder / WEIGHTS
+        return
+    raw = read_json(index)
+    shards = raw.get("weight_map") if isinstance(raw, dict) else None
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        raise TinyLMError(f"{index}: no weight_map of tensor names to file names")
+    for name in sorted(set(shards.values())):
+        shard = folder / name
+        if Path(name).name != name or shard.resolve().parent != folder.resolve():
+            raise TinyLMError(f"{index}: names a file outside this folder: {name[:100]!r}")
+        yield shard
+
+
+def _stored_name(name: str, config: ModelConfig) -> str:
+    return name.removeprefix(GPT2_PREFIX) if isinstance(config, GPT2Config) else name
+
+
+def tensor_shapes(config: ModelConfig) -> dict[str, Shape]:
+    """The name and shape of every stored tensor of a model."""
+    if isinstance(config, GPT2Config):
+        matrices, vectors = _gpt2_shapes(config)
+    else:
+        matrices, vectors = _qwen3_shapes(config)
+    shapes = dict(vectors)
+    for name, (rows, columns) in matrices.items():
+        if config.quantization is None:
+            shapes[f"{name}.weight"] = (rows, columns)
+        else:
+            bits, group = config.quantization.bits, config.quantization.group_size
+            # packed along the input dimension; a quantised GPT-2 matrix is stored (out, in) like any other
+            out, into = (columns, rows) if _is_transposed(f"{name}.weight") else (rows, columns)
+            if into % group:
+                raise TinyLMError(f"{name}: {into} columns do not divide into groups of {group}")
+            shapes[f"{name}.weight"] = (out, into * bits // 32)
+            shapes[f"{name}.scales"] = shapes[f"{name}.biases"] = (out, into // group)
+    return shapes
+
+
+def _gpt2_shapes(c: GPT2Config) -> tuple[dict[str, tuple[int, int]], dict[str, Shape]]:
+    D = c.width
+    matrices = {"wte": (c.vocab_size, D), "wpe": (c.context, D)}
+    vectors: dict[str, Shape] = {"ln_f.weight": (D,), "ln_f.bias": (D,)}
+    for layer in range(c.layers):
+        h = f"h.{layer}"
+        linears = {
+            "attn.c_attn": (D, 3 * D),
+            "attn.c_proj": (D, D),
+            "mlp.c_fc": (D, 4 * D),
+            "mlp.c_proj": (4 * D, D),
+        }
+        for name, shape in linears.items():
+            matrices[f"{h}.{name}"] = shape
+            vectors[f"{h}.{name}.bias"] = (shape[1],)
+        for norm in ("ln_1", "ln_2"):
+            vectors[f"{h}.{norm}.weight"] = vectors[f"{h}.{norm}.bias"] = (D,)
+    if not c.tied:
+        matrices["lm_head"] = (c.vocab_size, D)
+    return matrices, vectors
+
+
+def _qwen3_shapes(c: ModelConfig) -> tuple[dict[str, tuple[int, int]], dict[str, Shape]]:
+    assert not isinstance(c, GPT2Config)
+    D, Q, G = c.width, c.heads * c.head_dim, c.kv_heads * c.head_dim
+    matrices = {"model.embed_tokens": (c.vocab_size, D)}
+    vectors: dict[str, Shape] = {"model.norm.weight": (D,)}
+    for layer in range(c.layers):
+        h = f"model.layers.{layer}"
+        matrices |= {
+            f"{h}.self_attn.q_proj": (Q, D),
+            f"{h}.self_attn.k_proj": (G, D),
+            f"{h}.self_attn.v_proj": (G, D),
+            f"{h}.self_attn.o_proj": (D, Q),
+            f"{h}.mlp.gate_proj": (c.hidden, D),
+            f"{h}.mlp.up_proj": (c.hidden, D),
+            f"{h}.mlp.down_proj": (D, c.hidden),
+        }
+        vectors |= {
+            f"{h}.input_layernorm.weight": (D,),
+            f"{h}.post_attention_layernorm.weight": (D,),
+            f"{h}.self_attn.q_norm.weight": (c.head_dim,),
+            f"{h}.self_attn.k_norm.weight": (c.head_dim,),
+        }
+    if not c.tied:
+        matrices["lm_head"] = (c.vocab_size, D)
+    return matrices, vectors
+
+
+def transposed(tensors: Tensors) -> Tensors:
+    """Turn GPT-2's four matrices a block between the stored (in, out) and the Linear layer's (out, in)."""
+    return {
+        name: tensor.T if _is_transposed(name) and tensor.dtype != np.uint32 else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def _is_transposed(name: str) -> bool:
+    return name.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight"))
