@@ -7,6 +7,8 @@ mlx-lm and transformers. The training settings and their presets are in `trainin
 from __future__ import annotations
 
 import math
+import reprlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
@@ -28,16 +30,22 @@ def check(condition: bool, message: str) -> None:
 def check_count(name: str, value: object, low: int = 1, high: int = MAX_SIZE) -> None:
     """Raise TinyLMError unless `value` is a whole number from `low` to `high`."""
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise TinyLMError(f"{name} must be a whole number from {low} to {high:,}, not {value!r}")
+        raise TinyLMError(f"{name} must be a whole number from {low} to {high:,}, not {shown(value)}")
 
 
 def check_number(name: str, value: object, low: float, high: float, *, above: bool = False) -> None:
     """Raise TinyLMError unless `value` is a finite number in [low, high], or (low, high] if `above`."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or not (low < value if above else low <= value) or value > high:  # type: ignore[operator]
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    largest = min(high, sys.float_info.max)  # JSON knows integers that no float can hold
+    if not number or not (low < value if above else low <= value) or value > largest:  # type: ignore[operator]
         lower = f"above {low:g}" if above else f"at least {low:g}"
         upper = f" and at most {high:g}" if math.isfinite(high) else ""
-        raise TinyLMError(f"{name} must be a number {lower}{upper}, not {value!r}")
+        raise TinyLMError(f"{name} must be a number {lower}{upper}, not {shown(value)}")
+
+
+def shown(value: object) -> str:
+    """A value for a message, cut to a bearable length however long or deeply nested it is."""
+    return reprlib.repr(value)
 
 
 @dataclass(frozen=True)
@@ -48,10 +56,11 @@ class Quantization:
     group_size: int
 
     def __post_init__(self) -> None:
-        check(self.bits in (4, 8), f"quantization bits must be 4 or 8, not {self.bits!r}")
+        bits, group_size = self.bits, self.group_size
+        check(isinstance(bits, int) and bits in (4, 8), f"quantization bits must be 4 or 8, not {shown(bits)}")
         check(
-            self.group_size in (32, 64, 128),
-            f"quantization group_size must be 32, 64 or 128, not {self.group_size!r}",
+            isinstance(group_size, int) and group_size in (32, 64, 128),
+            f"quantization group_size must be 32, 64 or 128, not {shown(group_size)}",
         )
 
 
@@ -195,10 +204,10 @@ class Qwen3Config:
         layer_types = raw.get("layer_types") or ["full_attention"]
         check(
             isinstance(layer_types, list) and all(kind == "full_attention" for kind in layer_types),
-            f"layer_types is {str(layer_types)[:80]}; only full_attention layers are supported",
+            f"layer_types is {shown(layer_types)}; only full_attention layers are supported",
         )
         rope = raw.get("rope_parameters") or {}
-        check(isinstance(rope, dict), f"rope_parameters must be an object, not {rope!r}")
+        check(isinstance(rope, dict), f"rope_parameters must be an object, not {shown(rope)}")
         _check_fixed(rope, {"rope_type": ("default",)})
         heads, width = _required(raw, "num_attention_heads"), _required(raw, "hidden_size")
         return cls(
@@ -226,7 +235,7 @@ def model_config_from_json(raw: object) -> ModelConfig:
         raise TinyLMError("not a JSON object")
     family = raw.get("model_type")
     if not isinstance(family, str) or family not in FAMILIES:
-        raise TinyLMError(f"model_type is {family!r}; the families here are {', '.join(FAMILIES)}")
+        raise TinyLMError(f"model_type is {shown(family)}; the families here are {', '.join(FAMILIES)}")
     return FAMILIES[family].from_json(raw)
 
 
@@ -264,7 +273,7 @@ def _check_shape(config: ModelConfig) -> None:
         check_count(name, getattr(config, name))
     check_count("layers", config.layers, high=MAX_LAYERS)
     check_number("norm_eps", config.norm_eps, 0, 1, above=True)
-    check(isinstance(config.tied, bool), f"tie_word_embeddings must be true or false, not {config.tied!r}")
+    check(isinstance(config.tied, bool), f"tie_word_embeddings must be true or false, not {shown(config.tied)}")
     for eos in config.eos_ids:
         check_count("eos_token_id", eos, low=0)
 
@@ -287,7 +296,7 @@ def _shared_fields(raw: Mapping[str, Any], *, tied: bool) -> dict[str, Any]:
     eos = raw.get("eos_token_id")
     quantization = raw.get("quantization")
     if quantization is not None:
-        check(isinstance(quantization, dict), f"quantization must be an object, not {quantization!r}")
+        check(isinstance(quantization, dict), f"quantization must be an object, not {shown(quantization)}")
         _check_fixed(quantization, {"mode": ("affine",)})
         nested = sorted(key for key, value in quantization.items() if isinstance(value, dict | bool))
         check(not nested, f"quantization per layer is not supported ({', '.join(nested)[:80]})")
@@ -309,5 +318,5 @@ def _check_fixed(raw: Mapping[str, Any], fixed: Mapping[str, tuple[object, ...]]
     """Other tools write dozens of keys; only those that would change the mathematics matter here."""
     for key, allowed in fixed.items():
         if key in raw and raw[key] not in allowed:
-            wanted = " or ".join(repr(value) for value in allowed)
-            raise TinyLMError(f"{key} is {str(raw[key])[:80]!r}; this program supports {wanted}")
+            wanted = " or ".join(shown(value) for value in allowed)
+            raise TinyLMError(f"{key} is {shown(raw[key])}; this program supports {wanted}")

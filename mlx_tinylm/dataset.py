@@ -5,10 +5,12 @@ Shapes: N ids, B batch, T context.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,7 +64,7 @@ def encode_corpus(corpus: Corpus, tokenizer: Tokenizer) -> Ids:
     folder = cache_dir() / "ids"
     path = folder / f"{key}.{np.dtype(dtype).name}"
     make_folder(folder)
-    if not path.exists():
+    if not _is_whole(path, corpus, tokenizer, dtype):
         beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             with open(beside, "wb") as file:
@@ -72,8 +74,20 @@ def encode_corpus(corpus: Corpus, tokenizer: Tokenizer) -> Ids:
         except OSError as error:
             raise TinyLMError(f"{path}: cannot be written ({error.strerror})") from None
         finally:
-            beside.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                beside.unlink()
     return np.memmap(path, dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
+
+
+def _is_whole(path: Path, corpus: Corpus, tokenizer: Tokenizer, dtype: type[np.unsignedinteger[Any]]) -> bool:
+    """Whether `path` has the size its ids need; a power cut can leave it shorter, even empty."""
+    try:
+        length, rest = divmod(path.stat().st_size, np.dtype(dtype).itemsize)
+    except FileNotFoundError:
+        return False
+    if tokenizer.alphabet is None:  # how many ids the text makes is not known beforehand
+        return length > 0 and rest == 0
+    return length == corpus.characters and rest == 0
 
 
 def _encoded(corpus: Corpus, tokenizer: Tokenizer) -> list[npt.NDArray[np.int32]] | map[npt.NDArray[np.int32]]:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,7 +41,8 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     except OSError as error:
         raise TinyLMError(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # gone, or the folder is not one: the first error is the one to tell
+            beside.unlink()
 
 
 def sync_folder(folder: Path) -> None:
@@ -66,14 +68,24 @@ def make_folder(folder: Path) -> None:
         raise TinyLMError(f"{folder}: cannot be created ({error.strerror})") from None
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; raises TinyLMError naming the file where it cannot be read."""
+def read(path: Path) -> bytes:
+    """The content of a file; raises TinyLMError naming it where it cannot be read or is a pipe or a device."""
     try:
-        return json.loads(path.read_bytes())
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # reading it might never end
+            raise TinyLMError(f"{path}: not a file")
+        return path.read_bytes()
     except FileNotFoundError:
         raise TinyLMError(f"{path}: no such file") from None
     except OSError as error:
         raise TinyLMError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; raises TinyLMError naming the file where it cannot be read."""
+    content = read(path)
+    try:
+        return json.loads(content)
     # RecursionError: thousands of nested brackets.
     except (ValueError, RecursionError) as error:
         raise TinyLMError(f"{path}: not valid JSON ({str(error)[:100]})") from None
@@ -81,7 +93,9 @@ def read_json(path: Path) -> Any:
 
 def to_json(content: Any) -> str:
     """JSON for people: indented, ending in a newline."""
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    # What UTF-8 cannot hold, as half of a surrogate pair in a file's name, becomes JSON's own escape.
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def sha256_of(path: Path) -> str:
@@ -101,11 +115,14 @@ def lock(folder: Path) -> Iterator[None]:
     """
     import fcntl
 
-    with open(folder / ".lock", "a") as file:
+    with contextlib.ExitStack() as stack:
         try:
+            file = stack.enter_context(open(folder / ".lock", "a"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise TinyLMError(
                 f"{folder}: another training run is writing here; wait for it or choose another --out"
             ) from None
+        except OSError as error:
+            raise TinyLMError(f"{folder}: cannot be locked ({error.strerror}); choose another --out") from None
         yield

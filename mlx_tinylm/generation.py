@@ -5,6 +5,7 @@ Shapes: V vocabulary, T time, B batch.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -87,14 +88,15 @@ def require_mlx(device: str = "auto") -> None:
 
 
 def stream_generate(
-    model: LanguageModel, tokenizer: Tokenizer, prompt: str, config: SampleConfig | None = None
+    model: LanguageModel, tokenizer: Tokenizer, prompt: str, config: SampleConfig | None = None, **settings: Any
 ) -> Iterator[str]:
     """Yield the text that follows `prompt` as it is made, without the prompt.
 
-    Ends after `max_tokens` ids, at an end-of-text id, or before the `stop` text. The same seed gives the same
-    text on both back ends. Raises TinyLMError for an empty prompt or characters the model does not know.
+    `settings` are fields of SampleConfig, such as `max_tokens=200`. Ends after `max_tokens` ids, at an
+    end-of-text id, or before the `stop` text. The same seed gives the same text on both back ends.
+    Raises TinyLMError for an empty prompt, characters the model does not know, and settings out of range.
     """
-    config = config or SampleConfig()
+    config = dataclasses.replace(config or SampleConfig(), **settings)
     ids = tokenizer.encode(prompt)
     if not ids:
         raise TinyLMError("the prompt is empty; give the model something to go on, such as a newline")
@@ -103,9 +105,11 @@ def stream_generate(
     return pieces if config.stop is None else until(pieces, config.stop)
 
 
-def generate(model: LanguageModel, tokenizer: Tokenizer, prompt: str, config: SampleConfig | None = None) -> str:
+def generate(
+    model: LanguageModel, tokenizer: Tokenizer, prompt: str, config: SampleConfig | None = None, **settings: Any
+) -> str:
     """The text that `stream_generate` yields, in one piece."""
-    return "".join(stream_generate(model, tokenizer, prompt, config))
+    return "".join(stream_generate(model, tokenizer, prompt, config, **settings))
 
 
 def generate_ids(model: LanguageModel, prompt: Sequence[int], config: SampleConfig) -> Iterator[int]:

@@ -40,6 +40,9 @@ SLOW = "MLX's own (reference, slow)"
 ADVICE = "matrix products will be slow; for fast ones: pip install 'mlx-tinylm[cpu]'"
 
 
+_opened: list[ctypes.CDLL] = []  # the library that MLX was given; its file may be gone by now
+
+
 @dataclass(frozen=True)
 class Blas:
     """Whose matrix products MLX uses, for people to read."""
@@ -116,6 +119,7 @@ def _open(library: str | Path, origin: str) -> Blas:
         # A whole OpenBLAS shares hundreds of inner names with NumPy's: imported first, NumPy keeps its own.
         import numpy  # noqa: F401
     ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    _opened.append(private)
     if not config:
         return Blas(f"{'MKL' if is_mkl else library} ({origin})", Path(library))
     threads = _limit_threads(private)
@@ -165,7 +169,7 @@ def _intact(copy: Path) -> bool:
         content = memoryview(copy.read_bytes())
     except OSError:
         return False
-    return len(content) > 4 and zlib.crc32(content[:-4]) == int.from_bytes(content[-4:], "little")
+    return zlib.crc32(content[:-4]) == int.from_bytes(content[-4:], "little")
 
 
 def _rename_symbols(library: Path, copy: Path) -> None:
@@ -215,6 +219,12 @@ def _set_defaults() -> None:
         flags = CPUINFO.read_text(encoding="ascii", errors="replace").partition("\nflags")[2].partition("\n")[0]
         if set(flags.split()) >= SKYLAKEX_NEEDS:
             os.environ.setdefault("OPENBLAS_CORETYPE", "SKYLAKEX")
+
+
+def set_threads(count: int) -> None:
+    """Let a product use `count` threads from now on, unless the user has set a number or there is no OpenBLAS."""
+    if _opened and not any(os.environ.get(name) for name in THREADS_SET_BY):
+        _call(_opened[-1], "set_num_threads", None, count)
 
 
 def _limit_threads(library: ctypes.CDLL) -> int:

@@ -28,7 +28,7 @@ def sample(logits: Logits, u: float, config: SampleConfig, recent: Sequence[int]
     if config.temperature == 0:
         return int(np.argmax(logits))
     with np.errstate(over="ignore"):  # a temperature near 0 may overflow; the likeliest id is then all there is
-        logits = (logits - logits.max()) / np.float32(config.temperature)
+        logits = ((logits.astype(np.float64) - logits.max()) / config.temperature).astype(np.float32)
     if config.top_k is not None:
         logits = keep_top_k(logits, config.top_k)
     if config.top_p is not None:
@@ -52,7 +52,11 @@ def penalise(logits: Logits, recent: Sequence[int], penalty: float) -> Logits:
     """Make the ids in `recent` less likely if penalty > 1 (CTRL, Keskar et al. 2019, section 4.1)."""
     result = logits.copy()
     seen = np.unique(np.asarray(recent, dtype=np.int64))
-    result[seen] = np.where(logits[seen] > 0, logits[seen] / penalty, logits[seen] * penalty)
+    scores = logits[seen].astype(np.float64)
+    with np.errstate(over="ignore"):
+        scores = np.where(scores > 0, scores / penalty, scores * penalty)
+    largest = np.finfo(np.float32).max
+    result[seen] = scores.clip(-largest, largest)
     return result
 
 
@@ -66,8 +70,8 @@ def keep_top_k(logits: Logits, k: int) -> Logits:
 def keep_top_p(logits: Logits, p: float) -> Logits:
     """Keep the fewest likeliest ids whose probabilities reach p together (Holtzman et al. 2019)."""
     order = np.argsort(-logits, kind="stable")
-    before = np.cumsum(probabilities(logits)[order]) - probabilities(logits)[order]
-    return _keep(logits, order[(before < p) | (np.arange(len(order)) == 0)])
+    cumulative = np.cumsum(probabilities(logits)[order], dtype=np.float64)
+    return _keep(logits, order[: int(np.searchsorted(cumulative, p * cumulative[-1])) + 1])
 
 
 def keep_min_p(logits: Logits, p: float) -> Logits:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.files import read
 
 END_OF_TEXT = "<|endoftext|>"
 CODE_POINTS = 0x110000
@@ -35,8 +36,10 @@ class Tokenizer:
     """
 
     def __init__(self, inner: Any) -> None:
+        inner.no_truncation()  # some files of other tools cut every text to a length
+        inner.no_padding()
         self.inner = inner
-        self.vocab_size: int = inner.get_vocab_size(with_added_tokens=True)
+        self.vocab_size: int = 1 + max(inner.get_vocab(with_added_tokens=True).values(), default=-1)
         self.alphabet = _alphabet(inner)
         if self.alphabet is not None:
             self._id_of = np.full(CODE_POINTS, -1, np.int32)
@@ -60,14 +63,11 @@ class Tokenizer:
         from tokenizers import Tokenizer as Inner
 
         path = folder / "tokenizer.json"
+        if not path.exists():
+            raise TinyLMError(f"{folder}: no tokenizer.json here; copy it from where the model came")
+        content = read(path)
         try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise TinyLMError(f"{folder}: no tokenizer.json here; copy it from where the model came") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise TinyLMError(f"{path}: cannot be read ({error})") from None
-        try:
-            return cls(Inner.from_str(text))
+            return cls(Inner.from_str(content.decode()))
         # The library raises bare Exception for malformed files and PanicException (no Exception) for some.
         except BaseException as error:
             if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
@@ -129,7 +129,7 @@ class _Characters:
         self._text: list[str] = [*alphabet, *[""] * (tokenizer.vocab_size - len(alphabet))]
 
     def add(self, id: int) -> str:
-        return self._text[id]
+        return self._text[id] if id < len(self._text) else ""  # a model may have more ids than its tokenizer
 
 
 class _Pieces:
@@ -162,9 +162,13 @@ def _alphabet(inner: Any) -> str | None:
         return None
     if any(model.get(part) for part in ("normalizer", "pre_tokenizer", "post_processor")):
         return None
+    if (model.get("decoder") or {}).get("type") != "Fuse":
+        return None
     vocab = inner.get_vocab(with_added_tokens=False)
     tokens = sorted(vocab, key=vocab.__getitem__)
     if any(len(token) != 1 for token in tokens) or [vocab[t] for t in tokens] != list(range(len(tokens))):
+        return None
+    if any(token["id"] < len(tokens) or not token["special"] for token in model["added_tokens"]):
         return None
     return "".join(tokens)
 

@@ -6,6 +6,7 @@ so both back ends compute alike. Nothing is ever unpickled, and no code from a f
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from mlx_tinylm.config import GPT2Config, ModelConfig, model_config_from_json
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.files import read_json, to_json, write_atomically
+from mlx_tinylm.files import read, read_json, to_json, write_atomically
 from mlx_tinylm.tokenizer import Tokenizer, tokenizer_config
 
 Tensors = dict[str, npt.NDArray[Any]]
@@ -126,7 +127,7 @@ def read_tensors(folder: Path, config: ModelConfig) -> Tensors:
         raise TinyLMError(f"{folder}: does not fit its config.json: {', '.join(sorted(problems)[:8])}{more}")
     for name in wanted:
         packed = f"{name.removesuffix('weight')}scales" in wanted and name.endswith(".weight")
-        if (found[name].dtype == np.uint32) != packed:
+        if found[name].dtype != (np.uint32 if packed else np.float32):
             raise TinyLMError(f"{folder}: {name} has the wrong type, {found[name].dtype}")
         if not packed and not np.isfinite(found[name]).all():
             raise TinyLMError(f"{folder}: {name} holds numbers that are not finite; the weights are damaged")
@@ -137,12 +138,9 @@ def read_safetensors(path: Path) -> Tensors:
     """Every tensor of a file; raises TinyLMError for a damaged file or a type that is no weight."""
     from safetensors import SafetensorError, deserialize
 
+    content = read(path)
     try:
-        entries = deserialize(path.read_bytes())
-    except FileNotFoundError:
-        raise TinyLMError(f"{path}: no such file") from None
-    except OSError as error:
-        raise TinyLMError(f"{path}: cannot be read ({error.strerror})") from None
+        entries = deserialize(content)
     except SafetensorError as error:
         raise TinyLMError(f"{path}: not a safetensors file, or damaged ({str(error)[:200]})") from None
     return {name: _array(f"{path}: {name}", entry) for name, entry in entries}
@@ -174,10 +172,16 @@ def _tensor_files(folder: Path) -> Iterator[Path]:
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
         raise TinyLMError(f"{index}: no weight_map of tensor names to file names")
     for name in sorted(set(shards.values())):
-        shard = folder / name
-        if Path(name).name != name or shard.resolve().parent != folder.resolve():
+        if not _lies_in(folder, name):
             raise TinyLMError(f"{index}: names a file outside this folder: {name[:100]!r}")
-        yield shard
+        yield folder / name
+
+
+def _lies_in(folder: Path, name: str) -> bool:
+    try:
+        return Path(name).name == name and Path(os.path.realpath(folder / name)).parent == folder.resolve()
+    except ValueError:  # no name of a file: it holds a NUL or half of a surrogate pair
+        return False
 
 
 def _stored_name(name: str, config: ModelConfig) -> str:

@@ -156,10 +156,12 @@ def test_a_second_call_gives_the_first_answer(cache: Path) -> None:
 
 @linux
 def test_the_copy_is_made_once(cache: Path) -> None:
-    """A good copy is used as it is: its file is not written again."""
+    """A good copy is used as it is: not written again, and without the start-up time of NumPy."""
     copy = next(cache.glob("mlx-tinylm/*"))
     before = copy.stat().st_ino, copy.stat().st_mtime_ns
-    answer = ask(cache, "platform_blas.shutil.which = lambda name: None  # no patchelf either")
+    without_patchelf = "platform_blas.shutil.which = lambda name: None"
+    answer = ask(cache, without_patchelf, "answer['numpy'] = 'numpy' in sys.modules")
+    assert not answer["numpy"]
     assert answer["path"] == str(copy)
     assert (copy.stat().st_ino, copy.stat().st_mtime_ns) == before
 
@@ -441,3 +443,15 @@ environment = dict(os.environ)
     answer = ask(tmp_path, before, "answer['env'] = environment == dict(os.environ)")
     assert (answer["source"], answer["path"], answer["hint"], answer["env"]) == (source, "None", None, True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_set_threads_reaches_the_library() -> None:
+    """After set_threads(1), the library that MLX was given says so itself; a number the user set stays."""
+    code = "from mlx_tinylm import platform_blas as b; b.use_fast_blas(); b.set_threads(1); print(b._threads(b._opened[-1]))"
+    environment = {key: value for key, value in os.environ.items() if "NUM_THREADS" not in key}
+    chosen = {**environment, "OPENBLAS_NUM_THREADS": "2"}
+    runs = [
+        subprocess.run([sys.executable, "-c", code], env=e, capture_output=True, text=True)
+        for e in (environment, chosen)
+    ]
+    assert [run.stdout.strip() for run in runs] == ["1", "2"], [run.stderr for run in runs]

@@ -5,9 +5,10 @@ Shapes: A accumulated batches, B batch, T context, N ids of the corpus.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -19,9 +20,11 @@ from mlx.utils import tree_flatten, tree_map
 from mlx_tinylm.dataset import Ids, batch_offsets
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.evaluation import Evaluation, evaluate
+from mlx_tinylm.models.lanes import lanes
 from mlx_tinylm.training.state import TrainState, kept_weights
 from mlx_tinylm.training_config import TrainConfig
 
+Gradient = Callable[[nn.Module, mx.array], tuple[mx.array, Any]]
 Step = Callable[[mx.array], tuple[mx.array, mx.array]]
 
 
@@ -52,13 +55,7 @@ def make_step(state: TrainState, config: TrainConfig, ids: Ids, *, compiled: boo
     captured = [state.model.state, state.optimizer.state, state.average, mx.random.state]
 
     def step(offsets: mx.array) -> tuple[mx.array, mx.array]:
-        batches = offsets.shape[0]
-        loss, gradient = gradient_of(state.model, offsets[0])
-        for batch in range(1, batches):
-            more_loss, more = gradient_of(state.model, offsets[batch])
-            loss, gradient = loss + more_loss, tree_map(mx.add, gradient, more)
-        if batches > 1:
-            loss, gradient = loss / batches, tree_map(lambda g: g / batches, gradient)
+        loss, gradient = mean_gradient(gradient_of, state.model, list(offsets))
         gradient, norm = optim.clip_grad_norm(gradient, config.grad_clip or float("inf"))
         state.optimizer.update(state.model, gradient)
         if config.ema:
@@ -66,7 +63,27 @@ def make_step(state: TrainState, config: TrainConfig, ids: Ids, *, compiled: boo
                 state.average[name] += (1 - config.ema) * (tensor - state.average[name])
         return loss, norm
 
-    return partial(mx.compile, inputs=captured, outputs=captured)(step) if compiled else step
+    return functools.partial(mx.compile, inputs=captured, outputs=captured)(step) if compiled else step
+
+
+def mean_gradient(gradient_of: Gradient, model: nn.Module, batches: list[mx.array]) -> tuple[mx.array, Any]:
+    """Window offsets (B,) of each batch -> mean loss and mean gradient, each batch spread over the lanes."""
+    streams = lanes(batches[0].size)
+    total = sum(batch.size for batch in batches)
+    losses, gradients = [], []
+    for batch in batches:
+        for stream, share in zip(streams, _split(batch, len(streams)), strict=True):
+            with mx.stream(stream):
+                loss, gradient = gradient_of(model, share)
+                weight = share.size / total
+                losses.append(weight * loss)
+                gradients.append(tree_map(lambda g, w=weight: w * g, gradient))
+    return functools.reduce(mx.add, losses), functools.reduce(lambda a, b: tree_map(mx.add, a, b), gradients)
+
+
+def _split(batch: mx.array, parts: int) -> list[mx.array]:
+    """(B,) -> parts of nearly equal length."""
+    return mx.split(batch, [batch.size * i // parts for i in range(1, parts)]) if parts > 1 else [batch]
 
 
 def run_steps(
@@ -118,6 +135,13 @@ def validate(state: TrainState, config: TrainConfig, ids: Ids) -> Evaluation:
     with kept_weights(state) as model:
 
         def losses(inputs: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
-            return np.array(nn.losses.cross_entropy(model(mx.array(inputs)), mx.array(targets)))
+            pairs = [mx.array(inputs), mx.array(targets)]
+            streams = lanes(len(inputs))
+            rows = []
+            for i, stream in enumerate(streams):
+                part = slice(len(inputs) * i // len(streams), len(inputs) * (i + 1) // len(streams))
+                with mx.stream(stream):
+                    rows.append(nn.losses.cross_entropy(model(pairs[0][part]), pairs[1][part]))
+            return np.array(mx.concatenate(rows))
 
         return evaluate(losses, ids, min(config.context, len(ids) - 1))

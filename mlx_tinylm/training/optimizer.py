@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import mlx.core as mx
 import mlx.optimizers as optim
 
+from mlx_tinylm.models.lanes import lanes
 from mlx_tinylm.training_config import TrainConfig
 
 Schedule = Callable[[mx.array], mx.array]
@@ -43,10 +45,12 @@ class DecayedMuon(optim.Muon):
     def __init__(self, learning_rate: Schedule, decay: float) -> None:
         super().__init__(learning_rate, momentum=0.95, weight_decay=0.0)
         self.decay = decay
+        self.streams = itertools.cycle(lanes(most=64))
 
     def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict[str, mx.array]) -> mx.array:
-        kept = parameter * (1 - self.learning_rate * self.decay)
-        return super().apply_single(gradient, kept, state)
+        with mx.stream(next(self.streams)):  # one small matrix after the other would leave cores idle
+            kept = parameter * (1 - self.learning_rate * self.decay)
+            return super().apply_single(gradient, kept, state)
 
 
 def schedule(config: TrainConfig, peak: float) -> Schedule:

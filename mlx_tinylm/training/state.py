@@ -63,7 +63,9 @@ def initialise(model: nn.Module, seed: int) -> None:
         if config.family == "gpt2":
             scale = 0.02 / (2 * config.layers) ** 0.5 if residual else 0.02
         elif "embed" in name or "lm_head" in name:
-            scale = 0.02
+            # Final norm and tied head multiply an embedding by itself: 1/width makes that score 1, not 3 or 5,
+            # so the first loss is that of a uniform guess.
+            scale = 1 / config.width
         else:
             scale = 0.0 if residual else config.width**-0.5
         drawn.append((name, mx.random.normal(tensor.shape, scale=scale, key=key)))

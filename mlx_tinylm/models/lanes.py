@@ -1,0 +1,31 @@
+"""Work that is spread over the CPU's cores: each of MLX's CPU streams is a thread of its own.
+
+MLX's CPU back end runs one operation after the other, most of them on one core. Two halves of a batch on two streams
+keep two cores busy with everything, not only with matrix products. A GPU has one lane: it is parallel inside.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+
+import mlx.core as mx
+
+from mlx_tinylm.models.ops import on_cpu
+from mlx_tinylm.platform_blas import set_threads
+
+
+def lanes(most: int) -> list[mx.Stream]:
+    """The streams to spread `most` independent pieces of work over, one a core at most."""
+    if not on_cpu():
+        return [mx.default_stream(mx.default_device())]
+    streams = _cpu_streams()[:most]
+    if len(streams) > 1:
+        set_threads(1)  # the lanes use the cores; BLAS threads would fight over them, spinning
+    return streams
+
+
+@functools.cache
+def _cpu_streams() -> list[mx.Stream]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return [mx.new_stream(mx.cpu) for _ in range(cores)]
