@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,9 +30,19 @@ class Commands(click.Group):
             if ctx.params.get("debug"):
                 raise
             raise click.ClickException(str(error)) from None
+        except OSError as error:
+            if ctx.params.get("debug") or error.errno == errno.EPIPE:  # click ends quietly where a pipe is closed
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            raise click.ClickException(f"{where}{error.strerror or error}") from None
+        except MemoryError:
+            raise click.ClickException("not enough memory; a smaller model, batch or text needs less") from None
         except KeyboardInterrupt:
             click.echo(err=True)
             raise SystemExit(130) from None
+
+
+LARGEST = 1e38  # what a float32 holds
 
 
 class Number(click.FloatRange):
@@ -47,15 +57,15 @@ class Number(click.FloatRange):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if self.optional and value == "off":
             return "off"
-        if self.whole:
-            try:
-                value = int(value)
-            except ValueError:
-                self.fail(f"{value!r} is not a whole number{' or off' if self.optional else ''}.", param, ctx)
-        number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value!r} is not a finite number.", param, ctx)
-        return int(number) if self.whole else number
+        kind, read = ("a whole", int) if self.whole else ("a", float)
+        try:
+            number = read(value)
+        except ValueError:
+            self.fail(f"{str(value)[:40]!r} is not {kind} number{' or off' if self.optional else ''}.", param, ctx)
+        if not -LARGEST < number < LARGEST:
+            self.fail(f"{str(value)[:40]!r} is not finite, or too large.", param, ctx)
+        super().convert(number, param, ctx)
+        return number
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         return ("INTEGER" if self.whole else "NUMBER") + ("|off" if self.optional else "")
@@ -119,6 +129,7 @@ def main(debug: bool) -> None:
     mlx-tinylm generate --prompt "ROMEO:"   # streams, character by character
     mlx-tinylm eval                         # how good is it?
     mlx-tinylm info                         # what is it made of?
+    mlx-tinylm export weights/run-1 --out x # for mlx-lm, transformers, LM Studio
     """
 
 
@@ -143,8 +154,18 @@ def main(debug: bool) -> None:
     show_default="a fresh weights/run-N",
     help="The model folder to make.",
 )
-@click.option("--resume", type=click.Path(path_type=Path), help="Go on with the run in this folder.")
-@click.option("--init-from", type=click.Path(path_type=Path), help="Start from the weights in this folder.")
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path),
+    show_default="a new run",
+    help="Go on with the run in this folder.",
+)
+@click.option(
+    "--init-from",
+    type=click.Path(path_type=Path),
+    show_default="random weights",
+    help="Start from the weights in this folder.",
+)
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "gpu"]),
@@ -182,12 +203,12 @@ def train(
     from mlx_tinylm.generation import require_mlx
 
     require_mlx(device)
-    from mlx_tinylm.training import run
+    from mlx_tinylm.training import run, run_folder
 
     if resume:
         opened = run.resume(resume, changes, data)
     else:
-        opened = run.start(out or run.fresh_folder(), config, data, init_from, force, given=changes.keys())
+        opened = run.start(out or run_folder.fresh_folder(), config, data, init_from, force, given=changes.keys())
     with opened as running:
         display.show_training(running)
 
@@ -204,23 +225,25 @@ def train(
     show_default=True,
     help="How bold: 0 always takes the likeliest character.",
 )
-@click.option("--top-k", type=Number(1, whole=True), help="Draw from the k likeliest only.  [default: all]")
+@click.option("--top-k", type=Number(1, whole=True), help="Draw from the k likeliest only.", show_default="all")
 @click.option(
     "--top-p",
     type=Number(0, 1, min_open=True),
-    help="Draw from the likeliest with p together.  [default: all]",
+    help="Draw from the likeliest with p together.",
+    show_default="all",
 )
 @click.option(
     "--min-p",
     type=Number(0, 1),
-    help="Leave out what is p times less likely than the likeliest.  [default: none]",
+    help="Leave out what is p times less likely than the likeliest.",
+    show_default="none",
 )
 @click.option(
-    "--repetition-penalty", type=Number(0, min_open=True), help="Above 1: repeat less.  [default: no penalty]"
+    "--repetition-penalty", type=Number(0, min_open=True), help="Above 1: repeat less.", show_default="no penalty"
 )
-@click.option("--seed", type=Number(0, whole=True), help="The same seed writes the same text.  [default: random]")
+@click.option("--seed", type=Number(0, whole=True), help="The same seed writes the same text.", show_default="random")
 @click.option("--num-samples", type=Number(1, whole=True), default=1, show_default=True, help="Texts to write.")
-@click.option("--stop", help="End before this text.  [default: only at --max-tokens]")
+@click.option("--stop", help="End before this text.", show_default="only at --max-tokens")
 @backend_option
 def generate(weights: Path | None, prompt: str, num_samples: int, backend: str, **options: Any) -> None:
     """Write text that goes on from a prompt, as it is made.
@@ -228,14 +251,14 @@ def generate(weights: Path | None, prompt: str, num_samples: int, backend: str, 
     \b
     mlx-tinylm generate --prompt "ROMEO:" --max-tokens 2000
     mlx-tinylm generate --weights weights/run-1 --temperature 0.5 --seed 1
-    echo "To be or not to b" | mlx-tinylm generate --prompt - --max-tokens 1
+    printf "To be or not to b" | mlx-tinylm generate --prompt - --max-tokens 1
     """
     from mlx_tinylm.generation import load, stream_generate
 
     with usage():
         config = SampleConfig(**options)
     model, tokenizer = load(weights or shipped(), backend)
-    text = click.get_text_stream("stdin").read() if prompt == "-" else prompt
+    text = display.standard_input() if prompt == "-" else prompt
     for number in range(num_samples):
         seeded = config if config.seed is None else dataclasses.replace(config, seed=config.seed + number)
         pieces = stream_generate(model, tokenizer, text, seeded)
@@ -289,6 +312,35 @@ def data(name: str | None) -> None:
         "alphabet": f"{len(found.alphabet)}: {found.alphabet!r}",
     }
     click.echo(display.table(rows.items()))
+
+
+@main.command()
+@click.argument("weights", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to make.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="How numbers are stored.",
+)
+@click.option(
+    "--quantize", type=click.Choice([8, 4]), help="Bits a number of a matrix, in MLX's format.  [default: as --dtype]"
+)
+@click.option("--force", is_flag=True, help="Replace an earlier export in --out.")
+def export(weights: Path, out: Path, dtype: str, quantize: int | None, force: bool) -> None:
+    """Write a clean copy of a model that mlx-lm, transformers, LM Studio and NumPy open.
+
+    The copy has a model card and no training state. It is read back and its output compared with the model's own.
+
+    \b
+    mlx-tinylm export weights/run-1 --out shakespeare
+    mlx-tinylm export weights/run-1 --out shakespeare-4bit --quantize 4
+    """
+    from mlx_tinylm.export import export
+
+    written = export(weights, out, dtype, quantize, force)
+    click.echo(display.exported(written))
 
 
 @main.command()

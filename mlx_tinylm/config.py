@@ -45,7 +45,8 @@ def check_number(name: str, value: object, low: float, high: float, *, above: bo
 
 def shown(value: object) -> str:
     """A value for a message, cut to a bearable length however long or deeply nested it is."""
-    return reprlib.repr(value)
+    text = reprlib.repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from mlx_tinylm.corpus import Corpus
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.files import cache_dir, make_folder
-from mlx_tinylm.tokenizer import Tokenizer
+from mlx_tinylm.tokenizer import Tokenizer, show
 
 Ids = npt.NDArray[Any]  # uint16, or uint32 where the vocabulary needs it
 VALIDATION_SHARE = 0.1
@@ -58,7 +58,12 @@ def load_dataset(corpus: Corpus, tokenizer: Tokenizer, context: int) -> Dataset:
 
 
 def encode_corpus(corpus: Corpus, tokenizer: Tokenizer) -> Ids:
-    """All ids of a corpus (N,), mapped from a file in the cache that is written once for each tokenizer."""
+    """All ids of a corpus (N,), mapped from a file in the cache that is written once for each tokenizer.
+
+    Raises TinyLMError with the characters that the tokenizer does not know.
+    """
+    if unknown := tokenizer.unknown_characters(corpus.alphabet):
+        raise TinyLMError(f"{corpus.name}: has characters that the model does not know: {show(unknown)}")
     dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
     key = hashlib.sha256(f"{corpus.sha256} {tokenizer.json}".encode()).hexdigest()[:32]
     folder = cache_dir() / "ids"

@@ -8,14 +8,17 @@ import shlex
 import signal
 import sys
 import time
+import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.training_config import PRESETS
 
 if TYPE_CHECKING:
     from types import FrameType
 
+    from mlx_tinylm.export import Exported
     from mlx_tinylm.training.run import Run
 
 PLAIN_LINE_EVERY = 10.0  # seconds between two lines where there is no terminal to draw a bar on
@@ -39,6 +42,17 @@ def facts(content: dict[str, Any]) -> str:
     return table(plain.items()) + ("\n\n" + table(rows) if tensors else "")
 
 
+def exported(written: Exported) -> str:
+    """What `export` wrote, and how near it is to its source."""
+    rows = {
+        "model folder": written.folder,
+        "size": f"{written.bytes:,} bytes",
+        "read back": f"logits differ by at most {written.difference:.1e}; their standard deviation is {written.spread:.2f}",
+        "how to load it": written.folder / "README.md",
+    }
+    return table(rows.items())
+
+
 def preset_table() -> str:
     """The presets side by side, for the help of `train`."""
     names = ["family", "layers", "heads", "width", "context", "batch_size", "steps", "optimizer"]
@@ -54,8 +68,11 @@ def preset_table() -> str:
 
 
 def visible(text: str) -> str:
-    """Control characters, which could take over a terminal, shown as escapes; newlines and tabs as they are."""
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+    """Control characters, which could take over a terminal, shown as escapes; newlines, tabs, spaces as they are."""
+    return "".join(
+        c if c.isprintable() or c in "\n\t" or unicodedata.category(c) == "Zs" else c.encode("unicode_escape").decode()
+        for c in text
+    )
 
 
 def stream_text(prompt: str, pieces: Iterable[str], number: int, samples: int, backend: str) -> None:
@@ -73,6 +90,16 @@ def stream_text(prompt: str, pieces: Iterable[str], number: int, samples: int, b
     seconds = time.perf_counter() - started
     print(flush=True)
     note(f"[{characters:,} characters, {characters / seconds:,.0f} a second, {backend}]")
+
+
+def standard_input() -> str:
+    """All the text on standard input; raises TinyLMError where it is closed or not UTF-8."""
+    if sys.stdin is None:
+        raise TinyLMError("-: standard input is closed; pipe the prompt into it, or give it as --prompt TEXT")
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise TinyLMError(f"-: the prompt is not UTF-8 at byte {error.start}") from None
 
 
 def note(text: str) -> None:
@@ -93,8 +120,8 @@ def show_training(run: Run) -> None:
         with contextlib.closing(bar):
             for event in run.events():
                 bar.show(event)
-    print(conclusion(run, interrupted=bool(received)), flush=True)
-    if received:
+    print(conclusion(run), flush=True)
+    if received and run.state.step < run.config.steps:
         raise SystemExit(128 + received[0])
 
 
@@ -105,9 +132,11 @@ def stopped_by_signals(run: Run) -> Iterator[list[int]]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        signal.signal(number, signal.SIG_DFL)
+        for each in previous:
+            signal.signal(each, signal.SIG_DFL)
         run.stop()
-        os.write(2, b"\nfinishing this step and saving; once more leaves at once\n")
+        with contextlib.suppress(OSError):  # whoever read the messages may be gone
+            os.write(2, b"\nfinishing this step and saving; once more leaves at once\n")
 
     previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -204,7 +233,7 @@ def introduction(run: Run) -> str:
     return "\n".join(lines + ([blas.hint] if blas.hint and mx.default_device() == mx.cpu else []))
 
 
-def conclusion(run: Run, *, interrupted: bool) -> str:
+def conclusion(run: Run) -> str:
     """How it ended, in plain words, and the commands that go on from here."""
     progress, config, folder = run.progress, run.config, shlex.quote(str(run.folder))
     step = run.state.step
@@ -218,8 +247,11 @@ def conclusion(run: Run, *, interrupted: bool) -> str:
         )
         lines.append(advice(run))
     lines.append(f'Write with it:  mlx-tinylm generate --weights {folder} --prompt "{example_prompt(run)}"')
-    if interrupted or run.out_of_patience or step < config.steps:
-        lines.append(f"Go on:          mlx-tinylm train --resume {folder}")
+    more = f"Go on:          mlx-tinylm train --resume {folder}"
+    if run.out_of_patience:
+        lines.append(f"{more} --patience off")
+    elif step < config.steps:
+        lines.append(more)
     return "\n".join(lines)
 
 

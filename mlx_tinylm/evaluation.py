@@ -18,11 +18,12 @@ from mlx_tinylm.corpus import DEFAULT_CORPUS, NAMED, open_corpus
 from mlx_tinylm.dataset import Dataset, encode_corpus
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.files import read_json
-from mlx_tinylm.generation import LanguageModel, load_model
+from mlx_tinylm.generation import NOT_FINITE, LanguageModel, load_model
 from mlx_tinylm.weights import open_folder
 
 Losses = Callable[[npt.NDArray[np.int32], npt.NDArray[np.int32]], npt.NDArray[np.float32]]
 LOGITS_AT_ONCE = 1 << 24  # numbers; bounds the memory where the vocabulary is large
+LONGEST_WINDOW = 4096  # ids; attention needs memory for the square, and a config.json may claim any context
 
 
 @dataclass(frozen=True)
@@ -73,16 +74,17 @@ def evaluate(
 
 
 def evaluate_model(model: LanguageModel, ids: npt.NDArray[Any], characters: int | None = None) -> Evaluation:
-    """`evaluate` for a loaded model on either back end."""
-    context = min(model.config.context, max(1, len(ids) - 1))
+    """`evaluate` for a loaded model on either back end; raises TinyLMError where its output is not finite."""
+    context = min(model.config.context, LONGEST_WINDOW, max(1, len(ids) - 1))
     batch_size = max(1, min(16, LOGITS_AT_ONCE // (context * model.config.vocab_size)))
-    return evaluate(
-        lambda inputs, targets: cross_entropy(model.logits(inputs), targets),
-        ids,
-        context,
-        batch_size,
-        characters,
-    )
+
+    def losses(inputs: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+        logits = model.logits(inputs)
+        if not np.isfinite(logits).all():
+            raise TinyLMError(NOT_FINITE)
+        return cross_entropy(logits, targets)
+
+    return evaluate(losses, ids, context, batch_size, characters)
 
 
 def evaluate_text(weights: Path, data: Sequence[str], backend: str) -> dict[str, Any]:
@@ -92,13 +94,12 @@ def evaluate_text(weights: Path, data: Sequence[str], backend: str) -> dict[str,
     """
     folder = open_folder(weights)
     model = load_model(folder, backend)
-    trained_on = recorded_data(weights)
-    corpus = open_corpus(data or trained_on)
+    corpus = open_corpus(data or recorded_data(weights))
     held_out = not data or all(item in NAMED for item in data)
     tokenizer = folder.tokenizer
     dataset = Dataset(encode_corpus(corpus, tokenizer))
     ids = dataset.validation if held_out else dataset.ids
-    characters = len(ids) - 1 if tokenizer.alphabet is not None else len(tokenizer.decode(ids.tolist()))
+    characters = len(ids) - 1 if tokenizer.alphabet is not None else len(tokenizer.decode(ids[1:].tolist()))
     result = evaluate_model(model, ids, characters)
     return {
         "weights": str(weights),
@@ -113,12 +114,18 @@ def evaluate_text(weights: Path, data: Sequence[str], backend: str) -> dict[str,
 
 
 def recorded_data(weights: Path) -> list[str]:
-    """What the model in a folder was trained on, or the default corpus where that is not recorded."""
+    """What the model in a folder was trained on, or the default corpus where that is not recorded.
+
+    Raises TinyLMError where it is neither a named corpus nor files that are still there.
+    """
     try:
-        data = read_json(weights / "train.json")["data"]
-        return [str(item) for item in data]
+        data = [str(item) for item in read_json(weights / "train.json")["data"]]
     except (TinyLMError, KeyError, TypeError):
         return [DEFAULT_CORPUS]
+    for item in data:
+        if item not in NAMED and not Path(item).is_file() and not Path(item).is_dir():
+            raise TinyLMError(f"{weights}: the text it was trained on, {item!r}, is not here; give a text with --data")
+    return data
 
 
 def cross_entropy(logits: npt.NDArray[np.float32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:

@@ -60,12 +60,47 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a process that was killed while writing left in `folder`; call it with the lock held."""
+    for path in folder.glob(".*.tmp"):
+        remove(path)
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
 def make_folder(folder: Path) -> None:
     """Create `folder` and its parents; raises TinyLMError where that is not possible."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TinyLMError(f"{folder}: cannot be created ({error.strerror})") from None
+
+
+@contextlib.contextmanager
+def whole_folder(final: Path) -> Iterator[Path]:
+    """A folder to fill, which takes the name `final` at the end, or is gone where something goes wrong.
+
+    A folder of that name is replaced, all that is in it included.
+    """
+    target = Path(os.path.realpath(final))  # a link stays a link
+    beside, old = (target.with_name(f".{target.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
+    make_folder(beside)
+    try:
+        yield beside
+        if target.exists():
+            os.rename(target, old)
+        try:
+            os.rename(beside, target)
+        except OSError:
+            if old.exists():
+                os.rename(old, target)
+            raise
+        sync_folder(target.parent)
+        remove(old)
+    except OSError as error:
+        raise TinyLMError(f"{final}: cannot be written ({error.strerror or error})") from None
+    finally:
+        remove(beside)
 
 
 def read(path: Path) -> bytes:
@@ -96,6 +131,24 @@ def to_json(content: Any) -> str:
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     # What UTF-8 cannot hold, as half of a surrogate pair in a file's name, becomes JSON's own escape.
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def sealed(content: dict[str, Any]) -> str:
+    """`to_json` of an object with its own SHA-256 in it, for `read_sealed`."""
+    return to_json(content | {"sha256": _seal(content)})
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """What `sealed` wrote; raises TinyLMError naming the file where anything in it has changed since."""
+    content = read_json(path)
+    seal = content.pop("sha256", None) if isinstance(content, dict) else None
+    if seal is None or seal != _seal(content):
+        raise TinyLMError(f"{path}: is damaged or was edited (its SHA-256 is not the one recorded)")
+    return dict(content)
+
+
+def _seal(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def sha256_of(path: Path) -> str:

@@ -6,7 +6,6 @@ Shapes: V vocabulary, T time, B batch.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -71,11 +70,15 @@ MLX_MISSING = (
 
 
 def has_mlx() -> bool:
-    """Whether MLX can be imported."""
+    """Whether MLX can be imported; on Linux its wheel alone, without the one of a back end, cannot."""
+    from mlx_tinylm.platform_blas import use_fast_blas
+
+    use_fast_blas()
     try:
-        return importlib.util.find_spec("mlx.core") is not None
-    except (ImportError, ValueError):  # ValueError: a module set to None on purpose
+        import mlx.core  # noqa: F401
+    except ImportError:
         return False
+    return True
 
 
 def require_mlx(device: str = "auto") -> None:
@@ -144,8 +147,11 @@ def generate_ids(model: LanguageModel, prompt: Sequence[int], config: SampleConf
 
 def _finite(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     if not np.isfinite(logits).all():
-        raise TinyLMError("the model's output is not a finite number; its weights are damaged, train it again")
+        raise TinyLMError(NOT_FINITE)
     return logits
+
+
+NOT_FINITE = "the model's output is not a finite number; its weights are damaged, train it again"
 
 
 def check_ids(ids: Sequence[int], vocab_size: int) -> None:

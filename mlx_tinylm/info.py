@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_tinylm.generation import has_mlx
-from mlx_tinylm.weights import open_folder, tensor_shapes
+from mlx_tinylm.weights import count_parameters, open_folder, tensor_shapes
 
 PACKAGES = ("mlx-tinylm", "mlx", "numpy", "tokenizers", "safetensors")
 
@@ -64,7 +64,7 @@ def model_facts(path: Path) -> dict[str, Any]:
         "width": config.width,
         "context": config.context,
         "vocabulary": config.vocab_size,
-        "parameters": sum(math.prod(shape) for shape in shapes.values()),
+        "parameters": count_parameters(config),
         "tensors": {
             name: {"shape": list(shape), "type": str(tensors[name].dtype), "parameters": math.prod(shape)}
             for name, shape in shapes.items()

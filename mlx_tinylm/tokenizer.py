@@ -100,8 +100,8 @@ class Tokenizer:
         if ids.size and ids.min() < 0:
             place = int(np.argmin(ids))
             raise TinyLMError(
-                f"the model does not know {_show(text[place])} (character {place + 1} of the text); "
-                f"it knows {_show(self.alphabet)}"
+                f"the model does not know {show(text[place])} (character {place + 1} of the text); "
+                f"it knows {show(self.alphabet)}"
             )
         return ids
 
@@ -145,30 +145,31 @@ class _Pieces:
         return str(self._stream.step(self._inner, id) or "")
 
 
-def tokenizer_config(context: int) -> dict[str, Any]:
+def tokenizer_config(context: int, eos_token: str | None = END_OF_TEXT) -> dict[str, Any]:
     """`tokenizer_config.json`: without the class, other tools bring their own pre-tokenizer and lose newlines."""
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
-        "eos_token": END_OF_TEXT,
+        "eos_token": eos_token,
         "model_max_length": context,
     }
 
 
 def _alphabet(inner: Any) -> str | None:
     """The characters in id order if this is a character tokenizer as `from_alphabet` makes it."""
-    model = json.loads(inner.to_str())
-    if model["model"].get("type") != "BPE" or model["model"].get("merges"):
-        return None
-    if any(model.get(part) for part in ("normalizer", "pre_tokenizer", "post_processor")):
-        return None
-    if (model.get("decoder") or {}).get("type") != "Fuse":
-        return None
     vocab = inner.get_vocab(with_added_tokens=False)
     tokens = sorted(vocab, key=vocab.__getitem__)
+    # Before to_str(), which counts up to the largest id there is: a hostile one would take minutes.
     if any(len(token) != 1 for token in tokens) or [vocab[t] for t in tokens] != list(range(len(tokens))):
         return None
-    if any(token["id"] < len(tokens) or not token["special"] for token in model["added_tokens"]):
+    raw = json.loads(inner.to_str())
+    if raw["model"].get("type") != "BPE" or raw["model"].get("merges"):
+        return None
+    if any(raw.get(part) for part in ("normalizer", "pre_tokenizer", "post_processor")):
+        return None
+    if (raw.get("decoder") or {}).get("type") != "Fuse":
+        return None
+    if any(token["id"] < len(tokens) or not token["special"] for token in raw["added_tokens"]):
         return None
     return "".join(tokens)
 
@@ -178,6 +179,7 @@ def _code_points(text: str) -> npt.NDArray[np.uint32]:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
 
-def _show(characters: str) -> str:
+def show(characters: str) -> str:
+    """Characters in quotes for a message, each visible, cut to a bearable number."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in characters)
     return f"'{shown}'" if len(shown) <= 200 else f"'{shown[:200]}' and more"

@@ -20,6 +20,7 @@ from mlx_tinylm.config import (
     check,
     check_count,
     check_number,
+    shown,
 )
 from mlx_tinylm.errors import TinyLMError
 
@@ -77,7 +78,7 @@ class TrainConfig:
                 continue
             if "choices" in limits:
                 choices = ", ".join(limits["choices"])
-                check(value in limits["choices"], f"{item.name} must be one of {choices}; not {value!r}")
+                check(value in limits["choices"], f"{item.name} must be one of {choices}; not {shown(value)}")
             elif str(item.type).startswith("int"):
                 check_count(item.name, value, limits.get("low", 0), limits.get("high", MAX_SIZE))
             else:
@@ -116,7 +117,7 @@ class TrainConfig:
             raise TinyLMError("the settings are not a JSON object")
         names = {item.name for item in dataclasses.fields(cls)}
         if wrong := sorted(raw.keys() ^ names):
-            raise TinyLMError(f"unknown or missing settings: {', '.join(map(str, wrong))}")
+            raise TinyLMError(f"unknown or missing settings: {', '.join(map(str, wrong))[:200]}")
         return cls(**raw)
 
 

@@ -6,8 +6,10 @@ so both back ends compute alike. Nothing is ever unpickled, and no code from a f
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,17 +19,17 @@ import numpy.typing as npt
 
 from mlx_tinylm.config import GPT2Config, ModelConfig, model_config_from_json
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.files import read, read_json, to_json, write_atomically
+from mlx_tinylm.files import read_json, to_json, write_atomically
+from mlx_tinylm.tensor_files import Tensors, read_safetensors
 from mlx_tinylm.tokenizer import Tokenizer, tokenizer_config
 
-Tensors = dict[str, npt.NDArray[Any]]
 Shape = tuple[int, ...]
 
 WEIGHTS = "model.safetensors"
 SHIPPED = "shakespeare"
 INDEX = "model.safetensors.index.json"
-# transformers puts GPT-2's body under this name; the stored layout here has no prefix.
-GPT2_PREFIX = "transformer."
+# What other tools put before the names of GPT-2's tensors; the stored layout here has no prefix.
+TRANSFORMERS_PREFIX, MLX_LM_PREFIX = "transformer.", "model."
 
 
 @dataclass(frozen=True)
@@ -79,21 +81,17 @@ def read_config(folder: Path) -> ModelConfig:
         raise TinyLMError(message if message.startswith(str(path)) else f"{path}: {message}") from None
 
 
-def write_folder(folder: Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
-    """Write the small files of a model folder, everything but the tensors."""
-    write_atomically(folder / "config.json", to_json(config.to_json()))
+def write_folder(folder: Path, config: ModelConfig, tokenizer: Tokenizer, dtype: str = "float32") -> None:
+    """Write the small files of a model folder, everything but the tensors, which are to be of type `dtype`."""
+    raw = config.to_json()
+    # transformers 5 reads dtype; transformers 4 and mlx-lm read torch_dtype
+    write_atomically(folder / "config.json", to_json(raw | {"dtype": dtype, "torch_dtype": dtype}))
     write_atomically(folder / "tokenizer.json", tokenizer.json)
-    write_atomically(folder / "tokenizer_config.json", to_json(tokenizer_config(config.context)))
-    eos = config.to_json()["eos_token_id"]
+    eos_id = config.eos_ids[0] if config.eos_ids else tokenizer.eos_id
+    eos_token = None if eos_id is None else tokenizer.inner.id_to_token(eos_id)
+    write_atomically(folder / "tokenizer_config.json", to_json(tokenizer_config(config.context, eos_token)))
+    eos = raw["eos_token_id"]
     write_atomically(folder / "generation_config.json", to_json({"do_sample": True, "eos_token_id": eos}))
-
-
-def write_tensors(path: Path, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Write a safetensors file atomically."""
-    from safetensors.numpy import save
-
-    content = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    write_atomically(path, save(content, metadata={"format": "mlx"}))
 
 
 def read_tensors(folder: Path, config: ModelConfig) -> Tensors:
@@ -105,7 +103,8 @@ def read_tensors(folder: Path, config: ModelConfig) -> Tensors:
     found: Tensors = {}
     for file in _tensor_files(folder):
         for name, tensor in read_safetensors(file).items():
-            name = _stored_name(name, config)
+            if isinstance(config, GPT2Config):
+                name, tensor = _gpt2_stored(name, tensor)
             if name in found:
                 raise TinyLMError(f"{file}: holds {name} a second time")
             found[name] = tensor
@@ -134,31 +133,6 @@ def read_tensors(folder: Path, config: ModelConfig) -> Tensors:
     return {name: found[name] for name in wanted}
 
 
-def read_safetensors(path: Path) -> Tensors:
-    """Every tensor of a file; raises TinyLMError for a damaged file or a type that is no weight."""
-    from safetensors import SafetensorError, deserialize
-
-    content = read(path)
-    try:
-        entries = deserialize(content)
-    except SafetensorError as error:
-        raise TinyLMError(f"{path}: not a safetensors file, or damaged ({str(error)[:200]})") from None
-    return {name: _array(f"{path}: {name}", entry) for name, entry in entries}
-
-
-def _array(where: str, entry: Mapping[str, Any]) -> npt.NDArray[Any]:
-    types = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "U32": np.uint32, "U64": np.uint64}
-    dtype = entry["dtype"]
-    if dtype in ("BOOL", "U8"):  # the masks in old GPT-2 files
-        return np.frombuffer(entry["data"], np.uint8).reshape(entry["shape"])
-    if dtype not in types:
-        raise TinyLMError(f"{where} is of type {dtype}; weights are float32, float16 or bfloat16")
-    array = np.frombuffer(entry["data"], types[dtype]).reshape(entry["shape"])
-    if dtype == "BF16":  # the upper half of a float32
-        return (array.astype(np.uint32) << 16).view(np.float32)
-    return array.astype(np.float32) if dtype == "F16" else array
-
-
 def _tensor_files(folder: Path) -> Iterator[Path]:
     """The one file, or the shards that an index names; a shard outside the folder is refused."""
     index = folder / INDEX
@@ -184,29 +158,40 @@ def _lies_in(folder: Path, name: str) -> bool:
         return False
 
 
-def _stored_name(name: str, config: ModelConfig) -> str:
-    return name.removeprefix(GPT2_PREFIX) if isinstance(config, GPT2Config) else name
+def _gpt2_stored(name: str, tensor: npt.NDArray[Any]) -> tuple[str, npt.NDArray[Any]]:
+    """A tensor of another tool's GPT-2 under its stored name, and in the stored layout."""
+    if name.startswith(MLX_LM_PREFIX):  # what mlx-lm writes is laid out as its Linear layers are
+        name = name.removeprefix(MLX_LM_PREFIX)
+        return name, transposed({name: tensor})[name]
+    return name.removeprefix(TRANSFORMERS_PREFIX), tensor
 
 
 def tensor_shapes(config: ModelConfig) -> dict[str, Shape]:
-    """The name and shape of every stored tensor of a model."""
+    """The name and shape of every stored tensor of a model.
+
+    A matrix whose input dimension no whole number of groups fills stays as it is, as in mlx-lm and `models.build`.
+    """
     if isinstance(config, GPT2Config):
         matrices, vectors = _gpt2_shapes(config)
     else:
         matrices, vectors = _qwen3_shapes(config)
     shapes = dict(vectors)
     for name, (rows, columns) in matrices.items():
-        if config.quantization is None:
+        # a quantised GPT-2 matrix is stored (out, in) like any other, packed along the input dimension
+        out, into = (columns, rows) if _is_transposed(f"{name}.weight") else (rows, columns)
+        if config.quantization is None or into % config.quantization.group_size:
             shapes[f"{name}.weight"] = (rows, columns)
         else:
             bits, group = config.quantization.bits, config.quantization.group_size
-            # packed along the input dimension; a quantised GPT-2 matrix is stored (out, in) like any other
-            out, into = (columns, rows) if _is_transposed(f"{name}.weight") else (rows, columns)
-            if into % group:
-                raise TinyLMError(f"{name}: {into} columns do not divide into groups of {group}")
             shapes[f"{name}.weight"] = (out, into * bits // 32)
             shapes[f"{name}.scales"] = shapes[f"{name}.biases"] = (out, into // group)
     return shapes
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """How many numbers were trained, however they are stored."""
+    shapes = tensor_shapes(dataclasses.replace(config, quantization=None))
+    return sum(math.prod(shape) for shape in shapes.values())
 
 
 def _gpt2_shapes(c: GPT2Config) -> tuple[dict[str, tuple[int, int]], dict[str, Shape]]:

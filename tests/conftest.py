@@ -1,14 +1,21 @@
-"""What several test files share: model folders with random weights."""
+"""What several test files share: model folders with random weights, real English text, a cache of their own."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import numpy as np
+import pytest
 
 from mlx_tinylm.config import ModelConfig
+from mlx_tinylm.platform_blas import use_fast_blas
+from mlx_tinylm.tensor_files import Tensors, write_tensors
 from mlx_tinylm.tokenizer import Tokenizer
-from mlx_tinylm.weights import Tensors, tensor_shapes, write_folder, write_tensors
+from mlx_tinylm.weights import tensor_shapes, write_folder
+
+# Test files import MLX before anything that would set this up, and by then it is too late.
+use_fast_blas()
 
 
 def random_tensors(config: ModelConfig, seed: int = 0) -> Tensors:
@@ -37,4 +44,18 @@ def random_folder(folder: Path, config: ModelConfig, seed: int = 0) -> Path:
     alphabet = "".join(chr(ord(" ") + place) for place in range(config.vocab_size - 1))
     write_folder(folder, config, Tokenizer.from_alphabet(alphabet))
     write_tensors(folder / "model.safetensors", random_tensors(config, seed))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def english() -> str:
+    """Half a million characters of real text that come with every CPython."""
+    return "".join(topics[name] for name in sorted(topics))
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Encoded corpora are kept in a folder of the test's own."""
+    folder = tmp_path / "cache"
+    monkeypatch.setattr("mlx_tinylm.dataset.cache_dir", lambda: folder)
     return folder

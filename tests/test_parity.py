@@ -29,7 +29,8 @@ from mlx_tinylm.models import build
 from mlx_tinylm.models.inference import MLXModel
 from mlx_tinylm.numpy_models import NumpyModel
 from mlx_tinylm.numpy_models.quantization import dequantise
-from mlx_tinylm.weights import transposed, write_tensors
+from mlx_tinylm.tensor_files import write_tensors
+from mlx_tinylm.weights import transposed
 
 TOLERANCE = 5e-5
 
@@ -110,7 +111,7 @@ def test_full_forward(both: tuple[MLXModel, NumpyModel], config: ModelConfig) ->
     """The full forward pass agrees at one id, two, one less than the context, and the context."""
     mlx_side, numpy_side = both
     for T in (1, 2, config.context - 1, config.context):
-        ids = some_ids(config, 2, T)
+        ids = some_ids(config, 1, T)
         check_close(mlx_side.logits(ids), numpy_side.logits(ids), T)
 
 
@@ -119,8 +120,8 @@ def test_cached_steps(both: tuple[MLXModel, NumpyModel], config: ModelConfig) ->
     """A prompt, then one id a step up to the context, agree; qwen3 goes on past it, sliding in the cache."""
     mlx_side, numpy_side = both
     ids = some_ids(config, 2 * config.context).tolist()
-    last = 300 if config.family == "qwen3" else config.context
-    prompt = 200
+    last = config.context + 10 if config.family == "qwen3" else config.context
+    prompt = config.context - 10
     mlx_cache, numpy_cache = mlx_side.new_cache(config.context), numpy_side.new_cache(config.context)
     check_close(mlx_side.next_logits(ids[:prompt], mlx_cache), numpy_side.next_logits(ids[:prompt], numpy_cache))
     for step in range(prompt, last):
@@ -133,16 +134,16 @@ def test_cached_steps(both: tuple[MLXModel, NumpyModel], config: ModelConfig) ->
 
 @pytest.mark.parametrize("config", [replace(QWEN3_TIED, context=7, layers=2)], ids=["context 7"])
 def test_sliding_many_times_round(both: tuple[MLXModel, NumpyModel], config: ModelConfig) -> None:
-    """At positions forty times the context, both caches still hold the same last ids."""
+    """At positions thirty times the context, both caches still hold the same last ids."""
     mlx_side, numpy_side = both
     mlx_cache, numpy_cache = mlx_side.new_cache(7), numpy_side.new_cache(7)
-    for step, id in enumerate(some_ids(config, 280).tolist()):
+    for step, id in enumerate(some_ids(config, 210).tolist()):
         mlx_logits, numpy_logits = (
             mlx_side.next_logits([id], mlx_cache),
             numpy_side.next_logits([id], numpy_cache),
         )
         check_close(mlx_logits, numpy_logits, step)
-    assert mlx_cache[0].position == numpy_cache[0].position == 280
+    assert mlx_cache[0].position == numpy_cache[0].position == 210
 
 
 @pytest.mark.parametrize("config", [GPT2_TIED, QWEN3_TIED], ids=lambda c: c.family)
@@ -159,7 +160,11 @@ def test_cached_equals_full_across_back_ends(both: tuple[MLXModel, NumpyModel], 
 
 @st.composite
 def odd_configs(draw: st.DrawFn) -> ModelConfig:
-    """Small shapes that share no factor on purpose; MLX's fused attention takes any head size."""
+    """Small shapes that share no factor on purpose.
+
+    No width below 8 and no head size below 4: where a norm's few numbers all happen to be near 0, it makes
+    rounding a thousand times larger, and either back end is as far from the exact answer as from the other.
+    """
     shared: dict[str, Any] = {
         "vocab_size": draw(st.integers(2, 40)),
         "context": draw(st.integers(1, 20)),
@@ -169,12 +174,12 @@ def odd_configs(draw: st.DrawFn) -> ModelConfig:
     }
     heads = draw(st.integers(1, 3))
     if draw(st.booleans()):
-        return GPT2Config(width=heads * draw(st.integers(1, 11)), heads=heads, **shared)
+        return GPT2Config(width=heads * draw(st.integers(-(-8 // heads), 11)), heads=heads, **shared)
     return Qwen3Config(
-        width=draw(st.integers(1, 31)),
+        width=draw(st.integers(8, 31)),
         heads=heads * draw(st.integers(1, 3)),
         kv_heads=heads,
-        head_dim=2 * draw(st.integers(1, 9)),
+        head_dim=2 * draw(st.integers(2, 9)),
         hidden=draw(st.integers(1, 50)),
         rope_theta=draw(st.sampled_from([100.0, 10_000.0, 5e5])),
         **shared,
@@ -214,7 +219,7 @@ def test_a_model_that_mlx_quantised(name: str, tmp_path: Path) -> None:
     mx.random.seed(0)
     module = build(replace(config, quantization=None))
     bits, group_size = config.quantization.bits, config.quantization.group_size
-    nn.quantize(module, group_size=group_size, bits=bits)  # type: ignore[attr-defined]  # not in its stubs
+    nn.quantize(module, group_size=group_size, bits=bits)
     folder = random_folder(tmp_path / "quantised", config)
     parameters = dict(mlx.utils.tree_flatten(module.parameters()))
     write_tensors(folder / "model.safetensors", {key: np.array(value) for key, value in parameters.items()})
@@ -226,7 +231,7 @@ def test_a_model_that_mlx_quantised(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 @pytest.mark.parametrize(
     "config",
-    [replace(GPT2_TIED, context=100), replace(QWEN3_TIED, context=100)],
+    [replace(GPT2_TIED, context=100, layers=2), replace(QWEN3_TIED, context=100, layers=2)],
     ids=lambda c: f"{c.family} context {c.context}",
 )
 def test_same_seed_same_text(

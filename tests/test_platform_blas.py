@@ -447,7 +447,7 @@ environment = dict(os.environ)
 
 def test_set_threads_reaches_the_library() -> None:
     """After set_threads(1), the library that MLX was given says so itself; a number the user set stays."""
-    code = "from mlx_tinylm import platform_blas as b; b.use_fast_blas(); b.set_threads(1); print(b._threads(b._opened[-1]))"
+    code = "import mlx_tinylm.platform_blas as b; b.use_fast_blas(); b.set_threads(1); print(b._threads(b._opened[-1]))"
     environment = {key: value for key, value in os.environ.items() if "NUM_THREADS" not in key}
     chosen = {**environment, "OPENBLAS_NUM_THREADS": "2"}
     runs = [

@@ -18,9 +18,15 @@ def build(config: ModelConfig, dropout: float = 0.0) -> GPT2 | Qwen3:
     """A model of the shape `config` describes; its weights are MLX's defaults until loaded or initialised."""
     model = GPT2(config, dropout) if isinstance(config, GPT2Config) else Qwen3(config, dropout)
     if config.quantization:
-        nn.quantize(model, group_size=config.quantization.group_size, bits=config.quantization.bits)
+        group, bits = config.quantization.group_size, config.quantization.bits
+        nn.quantize(model, group, bits, class_predicate=lambda _, layer: is_quantisable(layer, group))
     model.eval()
     return model
+
+
+def is_quantisable(layer: nn.Module, group_size: int) -> bool:
+    """Whether `layer` is a matrix whose rows whole groups fill; mlx-lm leaves the others as they are, too."""
+    return hasattr(layer, "to_quantized") and layer.weight.shape[-1] % group_size == 0
 
 
 def use_device(name: str) -> None:

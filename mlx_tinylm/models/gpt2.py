@@ -57,7 +57,7 @@ class Block(nn.Module):
 
 
 class GPT2(nn.Module):
-    """ids (B, T) -> logits (B, T, V). Ids and positions are the caller's to keep inside the tables."""
+    """ids (B, T) -> logits (B, T, V). Ids are the caller's to keep inside the table; positions past it: ValueError."""
 
     def __init__(self, config: GPT2Config, dropout: float = 0.0) -> None:
         super().__init__()
@@ -72,6 +72,8 @@ class GPT2(nn.Module):
 
     def __call__(self, ids: mx.array, cache: list[KVCache] | None = None) -> mx.array:
         start = cache[0].position if cache else 0
+        if start + ids.shape[1] > self.config.context:
+            raise ValueError(f"positions end at {self.config.context}; MLX would read past the table")
         positions = mx.arange(start, start + ids.shape[1])
         x = self.dropout(self.wte(ids) + self.wpe(positions))  # (B, T, D)
         for layer, block in enumerate(self.h):

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from mlx_tinylm.config import ModelConfig
 from mlx_tinylm.models import build
 from mlx_tinylm.models.cache import KVCache
+from mlx_tinylm.tensor_files import Tensors
 from mlx_tinylm.weights import ModelFolder, transposed
 
 
@@ -31,10 +32,14 @@ class MLXModel:
     @classmethod
     def load(cls, folder: ModelFolder) -> MLXModel:
         """Build the model of a folder and fill in its weights; raises TinyLMError as `read_tensors` does."""
-        tensors = folder.tensors()
-        if folder.config.family == "gpt2":
+        return cls.with_tensors(folder.config, folder.tensors())
+
+    @classmethod
+    def with_tensors(cls, config: ModelConfig, tensors: Tensors) -> MLXModel:
+        """The model that `config` describes, with its stored tensors."""
+        if config.family == "gpt2":
             tensors = transposed(tensors)
-        module = build(folder.config)
+        module = build(config)
         module.load_weights([(name, mx.array(tensor)) for name, tensor in tensors.items()])
         mx.eval(module.parameters())
         return cls(module)

@@ -16,7 +16,8 @@ from mlx_tinylm.numpy_models.cache import KVCache
 from mlx_tinylm.numpy_models.gpt2 import GPT2
 from mlx_tinylm.numpy_models.quantization import dequantised
 from mlx_tinylm.numpy_models.qwen3 import Qwen3
-from mlx_tinylm.weights import ModelFolder, Tensors, transposed
+from mlx_tinylm.tensor_files import Tensors
+from mlx_tinylm.weights import ModelFolder
 
 
 class NumpyModel:
@@ -57,8 +58,7 @@ def build(config: ModelConfig, tensors: Tensors) -> GPT2 | Qwen3:
         tensors = dequantised(tensors, config.quantization)
     if not isinstance(config, GPT2Config):
         return Qwen3.prepare(config, tensors)
-    # Only a quantised GPT-2 is stored (out, in).
-    return GPT2.prepare(config, transposed(tensors) if config.quantization else tensors)
+    return GPT2.prepare(config, tensors)
 
 
 def _quiet() -> np.errstate:

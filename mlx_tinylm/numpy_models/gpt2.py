@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from mlx_tinylm.config import GPT2Config
 from mlx_tinylm.numpy_models.cache import Array, KVCache, attend
-from mlx_tinylm.weights import Tensors
+from mlx_tinylm.tensor_files import Tensors
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,21 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_tinylm.config import Quantization
-from mlx_tinylm.weights import Tensors
+from mlx_tinylm.tensor_files import Tensors
+from mlx_tinylm.weights import transposed
 
 
 def dequantised(tensors: Tensors, quantization: Quantization) -> Tensors:
-    """The same tensors with each weight, scales and biases of a quantised matrix made one float32 weight."""
+    """The same tensors in the layout of a model that is not quantised.
+
+    Each weight, scales and biases of a quantised matrix become one float32 weight.
+    """
     result = dict(tensors)
     for scales in [name for name in tensors if name.endswith(".scales")]:
         name = scales.removesuffix(".scales")
-        result[f"{name}.weight"] = dequantise(
-            result[f"{name}.weight"], result.pop(scales), result.pop(f"{name}.biases"), quantization
-        )
+        packed = result.pop(f"{name}.weight")
+        weight = dequantise(packed, result.pop(scales), result.pop(f"{name}.biases"), quantization)
+        result |= transposed({f"{name}.weight": weight})  # GPT-2: quantised (out, in), else (in, out)
     return result
 
 

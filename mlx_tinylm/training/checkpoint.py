@@ -1,7 +1,7 @@
 """What resuming needs, in folders that appear whole or not at all.
 
 A checkpoint is written beside its final name, flushed to the disk, then renamed. `state.json` holds the size and
-SHA-256 of the other files, so a damaged checkpoint is recognised and an older one is taken.
+SHA-256 of the other files and its own, so a damaged checkpoint is recognised and an older one is taken.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.files import make_folder, read_json, remove, sha256_of, sync_folder, to_json, write_atomically
+from mlx_tinylm.files import make_folder, read_sealed, remove, sealed, sha256_of, sync_folder, write_atomically
+from mlx_tinylm.tensor_files import read_safetensors, write_tensors
 from mlx_tinylm.training.state import TrainState
-from mlx_tinylm.weights import read_safetensors, write_tensors
 
 KEEP = 2
 STATE = "state.json"
@@ -26,7 +26,7 @@ STATE = "state.json"
 
 def save(run: Path, state: TrainState, progress: dict[str, Any]) -> Path:
     """Write a checkpoint of `state` and `progress` (JSON) and return its folder; the newest KEEP stay."""
-    final = run / "checkpoints" / f"{state.step:08d}"
+    final = run / "checkpoints" / _name(state.step)
     beside = final.with_name(f".{final.name}.tmp")
     remove(beside)
     make_folder(beside)
@@ -42,7 +42,7 @@ def save(run: Path, state: TrainState, progress: dict[str, Any]) -> Path:
             write_tensors(path, {key: np.array(value) for key, value in tree_flatten(part)})
             files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
         content = {"step": state.step, "progress": progress, "files": files}
-        write_atomically(beside / STATE, to_json(content))
+        write_atomically(beside / STATE, sealed(content))
         remove(final)
         os.rename(beside, final)
         sync_folder(final.parent)
@@ -55,33 +55,44 @@ def save(run: Path, state: TrainState, progress: dict[str, Any]) -> Path:
     return final
 
 
+def _name(step: int) -> str:
+    return f"{step:08d}"
+
+
 def saved(run: Path) -> list[Path]:
     """The checkpoints of a run, the newest first."""
-    return sorted((run / "checkpoints").glob("[0-9]" * 8), reverse=True)
+    found = (path for path in (run / "checkpoints").glob("[0-9]*") if path.name.isdecimal())
+    return sorted(found, key=lambda path: int(path.name), reverse=True)
 
 
 def load_newest(run: Path, state: TrainState) -> tuple[dict[str, Any], list[str]]:
-    """Put the newest checkpoint that verifies into `state`; its progress, and what is wrong with newer ones.
+    """Put the newest checkpoint that verifies into `state`; its progress, and what was wrong with newer ones.
 
-    Raises TinyLMError where there is none.
+    Those are removed. Raises TinyLMError where there is none.
     """
     wrong: list[str] = []
     for folder in saved(run):
         try:
-            return _load(folder, state), wrong
+            progress = _load(folder, state)
         except TinyLMError as error:
             wrong.append(str(error))
+            continue
+        for newer in saved(run)[: len(wrong)]:  # their steps will be made again
+            remove(newer)
+        return progress, wrong
     details = f" ({'; '.join(wrong)})" if wrong else ""
     raise TinyLMError(f"{run}: no checkpoint to resume from{details}. Start a new run: mlx-tinylm train")
 
 
 def _load(folder: Path, state: TrainState) -> dict[str, Any]:
-    content = read_json(folder / STATE)
+    content = read_sealed(folder / STATE)
     try:
         step, progress, files = int(content["step"]), dict(content["progress"]), dict(content["files"])
         parts = dict(_verified(folder, files))
     except (KeyError, TypeError, ValueError) as error:
         raise TinyLMError(f"{folder / STATE}: not a checkpoint ({error!r})") from None
+    if folder.name != _name(step):
+        raise TinyLMError(f"{folder}: holds the checkpoint of step {step}; the folder was renamed or swapped")
     model = dict(tree_flatten(state.model.parameters()))
     optimizer = dict(tree_flatten(state.optimizer.state))
     wanted = {"model": model, "optimizer": optimizer, "average": state.average}

@@ -24,6 +24,7 @@ from mlx_tinylm.models.lanes import lanes
 from mlx_tinylm.training.state import TrainState, kept_weights
 from mlx_tinylm.training_config import TrainConfig
 
+DIVERGED = "Training stopped. Try a lower --learning-rate, more --warmup-steps, or --grad-clip 1"
 Gradient = Callable[[nn.Module, mx.array], tuple[mx.array, Any]]
 Step = Callable[[mx.array], tuple[mx.array, mx.array]]
 
@@ -59,8 +60,10 @@ def make_step(state: TrainState, config: TrainConfig, ids: Ids, *, compiled: boo
         gradient, norm = optim.clip_grad_norm(gradient, config.grad_clip or float("inf"))
         state.optimizer.update(state.model, gradient)
         if config.ema:
+            done = state.optimizer.optimizers[0].step  # an array, so that a compiled step sees it change
+            decay = mx.minimum(config.ema, (done + 1) / (done + 10))  # the first weights count for little
             for name, tensor in tree_flatten(state.model.trainable_parameters()):
-                state.average[name] += (1 - config.ema) * (tensor - state.average[name])
+                state.average[name] += (1 - decay) * (tensor - state.average[name])
         return loss, norm
 
     return functools.partial(mx.compile, inputs=captured, outputs=captured)(step) if compiled else step
@@ -112,8 +115,7 @@ def finished(step: int, loss: mx.array, norm: mx.array) -> Stepped:
     result = Stepped(step, loss.item(), norm.item())
     if not np.isfinite([result.loss, result.grad_norm]).all():
         raise TinyLMError(
-            f"step {step}: the loss is {result.loss:.4g} and the norm of its gradient {result.grad_norm:.4g}, so "
-            "training stopped. Try a lower --learning-rate, more --warmup-steps, or --grad-clip 1"
+            f"step {step}: the loss is {result.loss:.4g}, the norm of its gradient {result.grad_norm:.4g}. {DIVERGED}"
         )
     return result
 

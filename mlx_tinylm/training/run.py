@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.metadata
-import itertools
-import json
+import shlex
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,24 +12,34 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_tinylm.config import SampleConfig
 from mlx_tinylm.corpus import DEFAULT_CORPUS, Corpus, open_corpus
 from mlx_tinylm.dataset import Dataset, load_dataset
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.evaluation import Evaluation
-from mlx_tinylm.files import lock, make_folder, read_json, remove, to_json, write_atomically
+from mlx_tinylm.files import lock, make_folder, remove_leftovers
 from mlx_tinylm.generation import generate
 from mlx_tinylm.models.inference import MLXModel
+from mlx_tinylm.tensor_files import write_tensors
 from mlx_tinylm.tokenizer import Tokenizer
 from mlx_tinylm.training import checkpoint
-from mlx_tinylm.training.loop import Stepped, make_step, run_steps, validate
+from mlx_tinylm.training.loop import DIVERGED, Stepped, make_step, run_steps, validate
 from mlx_tinylm.training.optimizer import schedule
-from mlx_tinylm.training.state import TrainState, kept_tensors, kept_weights, new_state
+from mlx_tinylm.training.run_folder import (
+    CHECKPOINTS,
+    change_settings,
+    clear,
+    read_settings,
+    record,
+    truncate_metrics,
+    write_settings,
+)
+from mlx_tinylm.training.state import TrainState, check_memory, kept_tensors, kept_weights, new_state
 from mlx_tinylm.training_config import TrainConfig
-from mlx_tinylm.weights import WEIGHTS, ModelFolder, open_folder, read_config, write_folder, write_tensors
+from mlx_tinylm.weights import WEIGHTS, ModelFolder, open_folder, read_config, read_tensors, write_folder
 
-METRICS, SETTINGS, CHECKPOINTS = "metrics.jsonl", "train.json", "checkpoints"
 SAMPLE_CHARACTERS = 200
 
 
@@ -98,8 +106,9 @@ class Run:
         return self.config.patience is not None and self.progress.without_best >= self.config.patience
 
     def events(self) -> Iterator[Event]:
-        """Train to the end and say what happens. Raises TinyLMError where a loss is not finite."""
+        """Train to the end and say what happens. Raises TinyLMError where a loss is not finite or a disk is full."""
         config, state = self.config, self.state
+        saved = state.step
         step = make_step(state, config, self.dataset.train)
         while state.step < config.steps and not self.stopping and not self.out_of_patience:
             until = next_due(config, state.step)
@@ -113,29 +122,39 @@ class Run:
                     self._record(last)
                 last = self._metrics(stepped)
                 yield stepped
+            if last is None:  # stopped before its first step
+                break
             ended = state.step == config.steps
             if ended or is_due(state.step, config.eval_every):
                 evaluated = self._evaluate()
-                if last:
-                    last["val_loss"] = evaluated.evaluation.loss
+                last["val_loss"] = evaluated.evaluation.loss
                 yield evaluated
-            if last:
-                self._record(last)
+            self._record(last)
             if config.sample_every and (ended or is_due(state.step, config.sample_every)):
                 yield Sampled(state.step, self._sample())
-            if ended or self.stopping or self.out_of_patience or is_due(state.step, config.save_every):
-                progress = dataclasses.asdict(self.progress)
-                yield Saved(state.step, checkpoint.save(self.folder, state, progress))
+            if is_due(state.step, config.save_every):
+                yield self._save()
+                saved = state.step
+        if state.step > saved:
+            yield self._save()
+
+    def _save(self) -> Saved:
+        with self._going_on_later():
+            path = checkpoint.save(self.folder, self.state, dataclasses.asdict(self.progress))
+        return Saved(self.state.step, path)
 
     def _evaluate(self) -> Evaluated:
         evaluation = validate(self.state, self.config, self.dataset.validation)
+        if not np.isfinite(evaluation.loss):
+            raise TinyLMError(f"step {self.state.step}: the validation loss is {evaluation.loss:.4g}. {DIVERGED}")
         progress = self.progress
         progress.last_loss = evaluation.loss
         best = progress.best_loss is None or evaluation.loss < progress.best_loss
         progress.without_best = 0 if best else progress.without_best + 1
         if best:
             progress.best_loss, progress.best_step = evaluation.loss, self.state.step
-            write_tensors(self.folder / WEIGHTS, kept_tensors(self.state))
+            with self._going_on_later():
+                write_tensors(self.folder / WEIGHTS, kept_tensors(self.state))
         return Evaluated(self.state.step, evaluation, best)
 
     def _sample(self) -> str:
@@ -158,11 +177,17 @@ class Run:
         }
 
     def _record(self, metrics: dict[str, Any]) -> None:
+        with self._going_on_later():
+            record(self.folder, metrics)
+
+    @contextlib.contextmanager
+    def _going_on_later(self) -> Iterator[None]:
+        """What cannot be written costs at most what came after the last checkpoint: say how to go on from there."""
         try:
-            with open(self.folder / METRICS, "a", encoding="utf-8") as file:
-                file.write(json.dumps(metrics) + "\n")
-        except OSError as error:
-            raise TinyLMError(f"{self.folder / METRICS}: cannot be written ({error.strerror})") from None
+            yield
+        except TinyLMError as error:
+            command = f"mlx-tinylm train --resume {shlex.quote(str(self.folder))}"
+            raise TinyLMError(f"{error}; make room for it, then go on from the last checkpoint: {command}") from None
 
 
 def is_due(step: int, every: int | None) -> bool:
@@ -193,6 +218,8 @@ def start(
     source = open_folder(init_from) if init_from else None
     if source:
         config = _shaped_as(source, config, given)
+    else:
+        config.model_config(vocab_size=1, eos_id=0)  # refuses an impossible shape before a corpus is fetched
     corpus = open_corpus(data)
     tokenizer = source.tokenizer if source else Tokenizer.from_alphabet(corpus.alphabet)
     if source and (unknown := tokenizer.unknown_characters(corpus.alphabet)):
@@ -204,23 +231,18 @@ def start(
     if source and source.config.quantization:
         raise TinyLMError(f"{init_from}: is quantised and cannot be trained; use the folder it was made from")
     model_config = source.config if source else config.model_config(tokenizer.vocab_size, tokenizer.vocab_size - 1)
+    check_memory(config, model_config)
     dataset = load_dataset(corpus, tokenizer, config.context)
     state = new_state(config, model_config, source.tensors() if source else None)
     make_folder(folder)
     with lock(folder):
-        _clear(folder, force)
+        clear(folder, force)
         write_folder(folder, model_config, tokenizer)
         write_tensors(folder / WEIGHTS, kept_tensors(state))
-        settings = {
-            "settings": config.to_json(),
-            "init_from": str(init_from.resolve()) if init_from else None,
-            "data": [str(Path(item).resolve()) if Path(item).exists() else item for item in data],
-            "corpus": {"name": corpus.name, "sha256": corpus.sha256, "characters": corpus.characters},
-            "versions": {name: importlib.metadata.version(name) for name in ("mlx-tinylm", "mlx", "numpy")},
-            "device": str(mx.default_device()),
-        }
-        write_atomically(folder / SETTINGS, to_json(settings))
-        yield Run(folder, config, corpus, dataset, tokenizer, state, Progress())
+        progress = Progress()
+        checkpoint.save(folder, state, dataclasses.asdict(progress))
+        write_settings(folder, config, corpus, data, init_from)  # last: from here on the run can be resumed
+        yield Run(folder, config, corpus, dataset, tokenizer, state, progress)
 
 
 @contextlib.contextmanager
@@ -247,20 +269,36 @@ def resume(folder: Path, changes: dict[str, Any], data: Sequence[str] | None = N
             f"or start another run with --init-from {folder}"
         )
     with lock(folder):
+        remove_leftovers(folder)
+        remove_leftovers(folder / CHECKPOINTS)
         tokenizer = Tokenizer.load(folder)
         dataset = load_dataset(corpus, tokenizer, config.context)
         state = new_state(config, read_config(folder))
-        progress, wrong = checkpoint.load_newest(folder, state)
-        notes = tuple(f"{problem}; going on from step {state.step}" for problem in wrong)
+        kept, wrong = checkpoint.load_newest(folder, state)
+        run = Run(folder, config, corpus, dataset, tokenizer, state, Progress(**kept))
+        notes = [f"{problem}; going on from step {state.step}" for problem in wrong]
         if state.step >= config.steps:
             raise TinyLMError(f"{folder}: already has all {config.steps} steps; give a larger --steps to go on")
-        _truncate_metrics(folder / METRICS, state.step)
-        yield Run(folder, config, corpus, dataset, tokenizer, state, Progress(**progress), notes)
+        if run.out_of_patience:
+            raise TinyLMError(
+                f"{folder}: stopped because {run.progress.without_best} validations brought no new best; "
+                "give a larger --patience, or --patience off, to go on"
+            )
+        notes += _restore_weights(run)
+        truncate_metrics(folder, state.step)
+        change_settings(folder, config)
+        yield dataclasses.replace(run, notes=tuple(notes))
 
 
-def fresh_folder() -> Path:
-    """The first weights/run-N that does not exist yet."""
-    return next(path for n in itertools.count(1) if not (path := Path("weights") / f"run-{n}").exists())
+def _restore_weights(run: Run) -> list[str]:
+    """See that the best weights can be read; where they cannot, put those of the checkpoint there and say so."""
+    try:
+        read_tensors(run.folder, run.state.model.config)
+        return []
+    except TinyLMError as error:
+        write_tensors(run.folder / WEIGHTS, kept_tensors(run.state))
+        run.progress.best_loss = None
+        return [f"{error}; those of step {run.state.step} are there now"]
 
 
 def _shaped_as(source: ModelFolder, config: TrainConfig, given: Collection[str]) -> TrainConfig:
@@ -275,47 +313,3 @@ def _shaped_as(source: ModelFolder, config: TrainConfig, given: Collection[str])
     if "context" in given and config.context > model.context:
         raise TinyLMError(f"--context {config.context}: the model in {source.path} sees {model.context} at most")
     return dataclasses.replace(config, context=min(config.context, model.context), **shape)
-
-
-def read_settings(folder: Path) -> tuple[TrainConfig, dict[str, Any]]:
-    """The settings in `train.json`, and all of it; raises TinyLMError where there is no run in the folder."""
-    path = folder / SETTINGS
-    if not path.exists():
-        raise TinyLMError(f"{folder}: no run to resume here ({SETTINGS} is missing)")
-    raw = read_json(path)
-    try:
-        _ = raw["data"], raw["corpus"]["sha256"]
-        return TrainConfig.from_json(raw["settings"]), raw
-    except TinyLMError as error:
-        raise TinyLMError(f"{path}: {error}") from None
-    except (KeyError, TypeError) as error:
-        raise TinyLMError(f"{path}: not the settings of a run ({error!r})") from None
-
-
-def _clear(folder: Path, force: bool) -> None:
-    """Leave nothing of an earlier run in the way; other files are never touched."""
-    there = sorted(path.name for path in folder.iterdir() if path.name != ".lock")
-    if there and not force:
-        raise TinyLMError(
-            f"{folder}: has something in it already ({', '.join(there[:3])}); choose another --out, "
-            "go on with --resume, or add --force to replace it"
-        )
-    remove(folder / CHECKPOINTS)
-    for name in (METRICS, SETTINGS):
-        (folder / name).unlink(missing_ok=True)
-
-
-def _truncate_metrics(path: Path, step: int) -> None:
-    """Drop the lines after `step`, which will be made again, and a last line that was cut short."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            metrics = json.loads(line)
-        except ValueError:
-            break
-        if metrics["step"] > step:
-            break
-        kept.append(line + "\n")
-    write_atomically(path, "".join(kept))

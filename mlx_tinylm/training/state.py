@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -13,10 +15,12 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_tinylm.config import ModelConfig
+from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.models import build
+from mlx_tinylm.tensor_files import Tensors
 from mlx_tinylm.training.optimizer import build_optimizer
 from mlx_tinylm.training_config import TrainConfig
-from mlx_tinylm.weights import Tensors, transposed
+from mlx_tinylm.weights import tensor_shapes, transposed
 
 
 @dataclass
@@ -27,6 +31,23 @@ class TrainState:
     optimizer: optim.MultiOptimizer
     step: int = 0
     average: dict[str, mx.array] = field(default_factory=dict)  # by tensor name; empty unless settings say ema
+
+
+def check_memory(config: TrainConfig, model_config: ModelConfig) -> None:
+    """Raise TinyLMError where the machine cannot hold the run; MLX would crash, or the system would end it.
+
+    The need is counted low: weights, gradient and two moments, and of a step's intermediate results only the logits,
+    their gradient, and ten vectors for each block and character.
+    """
+    parameters = sum(math.prod(shape) for shape in tensor_shapes(model_config).values())
+    numbers = 2 * model_config.vocab_size + 10 * config.layers * config.width
+    need = 4 * (4 * parameters + config.batch_size * config.context * numbers)
+    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if need > have:
+        raise TinyLMError(
+            f"this run needs {need / 2**30:,.1f} GiB of memory or more, the machine has {have / 2**30:,.1f}; "
+            "lower --width, --layers, --context or --batch-size"
+        )
 
 
 def new_state(config: TrainConfig, model_config: ModelConfig, weights: Tensors | None = None) -> TrainState:

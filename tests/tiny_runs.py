@@ -1,0 +1,131 @@
+"""Runs that take a moment, and the program as a command of its own: what the tests of training share."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from pydoc_data.topics import topics
+from typing import Any
+
+import numpy as np
+
+from mlx_tinylm.tensor_files import Tensors, read_safetensors
+from mlx_tinylm.training import checkpoint, run
+from mlx_tinylm.training.run import Event, Run
+from mlx_tinylm.training.state import TrainState, kept_tensors
+from mlx_tinylm.training_config import TrainConfig
+
+PLAIN = TrainConfig(
+    layers=1,
+    heads=2,
+    width=16,
+    context=8,
+    batch_size=4,
+    steps=8,
+    learning_rate=3e-3,
+    grad_clip=1.0,
+    eval_every=4,
+    save_every=2,
+    sample_every=None,
+)
+# Everything that keeps a state of its own: two kinds of optimizer, averaged weights, dropout masks, accumulation.
+RICH = dataclasses.replace(
+    PLAIN,
+    family="qwen3",
+    optimizer="muon",
+    dropout=0.2,
+    ema=0.9,
+    warmup_steps=2,
+    batch_size=2,
+    grad_accumulation_steps=2,
+)
+CONFIGS = {"gpt2-adamw": PLAIN, "qwen3-muon-dropout-ema": RICH}
+EXECUTABLE = [sys.executable, "-c", "from mlx_tinylm.cli import main; main(prog_name='mlx-tinylm')"]
+
+
+def write_text(path: Path, characters: int = 2_000) -> Path:
+    """Real English text that comes with every CPython."""
+    path.write_text("".join(topics[name] for name in sorted(topics))[:characters], encoding="utf-8", newline="")
+    return path
+
+
+def train(folder: Path, config: TrainConfig, text: Path, **more: Any) -> list[Event]:
+    """A whole run."""
+    with run.start(folder, config, [str(text)], **more) as running:
+        return list(running.events())
+
+
+def resume(folder: Path, **changes: Any) -> Run:
+    """Go on to the end."""
+    with run.resume(folder, changes) as running:
+        list(running.events())
+    return running
+
+
+def train_until(folder: Path, config: TrainConfig, text: Path, step: int) -> None:
+    """A run that is asked to stop when it reports `step`; the step under way by then is finished too."""
+    with run.start(folder, config, [str(text)]) as running:
+        for event in running.events():
+            if event.step >= step:
+                running.stop()
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(folder: Path) -> list[tuple[Any, ...]]:
+    """What must not depend on how often a run was interrupted: all but the times."""
+    return [(m["step"], m["loss"], m["grad_norm"], m["lr"], m["tokens"], m.get("val_loss")) for m in metrics(folder)]
+
+
+def stored(folder: Path) -> dict[str, bytes]:
+    """The bytes of the best weights and of every tensor of the newest checkpoint."""
+    newest = checkpoint.saved(folder)[0]
+    files = [folder / "model.safetensors", *sorted(newest.glob("*.safetensors"))]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+def same_run(folder: Path, other: Path) -> None:
+    """Assert that two runs cannot be told apart, bit for bit."""
+    assert losses(folder) == losses(other)
+    ours, theirs = stored(folder), stored(other)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert ours[name] == theirs[name], f"{name} differs"
+
+
+def tensors(folder: Path) -> Tensors:
+    return read_safetensors(folder / "model.safetensors")
+
+
+def equal(ours: Tensors, theirs: Tensors) -> bool:
+    return ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
+def weights_of(state: TrainState) -> Tensors:
+    return {name: np.array(tensor) for name, tensor in kept_tensors(state).items()}
+
+
+def options(config: TrainConfig) -> list[str]:
+    """The command-line options that make `config`, whatever the presets say."""
+    pairs = ((f"--{name.replace('_', '-')}", value) for name, value in config.to_json().items())
+    return [text for name, value in pairs for text in (name, "off" if value is None else str(value))]
+
+
+def environment(cache: Path, **more: str) -> dict[str, str]:
+    """For a process of its own: this very package, a cache of its own, and no progress bar's colours."""
+    package = str(Path(checkpoint.__file__).parents[2])
+    return {**os.environ, "PYTHONPATH": package, "XDG_CACHE_HOME": str(cache), **more}
+
+
+def command(cache: Path, *arguments: object, stdin: str = "", **more: Any) -> subprocess.CompletedProcess[str]:
+    """Run the program with `arguments` to its end."""
+    given = [*EXECUTABLE, *map(str, arguments)]
+    return subprocess.run(
+        given, input=stdin, capture_output=True, text=True, env=environment(cache), timeout=120, **more
+    )
