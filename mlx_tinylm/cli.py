@@ -274,18 +274,21 @@ def generate(weights: Path | None, prompt: str, num_samples: int, backend: str, 
     show_default="what it was trained on",
     help="As for train. A named corpus counts by its held-out tenth, anything else as a whole.",
 )
+@click.option("--baselines", is_flag=True, help="Add the losses of 1-gram to 5-gram models of the training text.")
+@click.option("--memorised", is_flag=True, help="Add how much of what the model writes stands in the training text.")
 @backend_option
 @json_option
-def evaluate(weights: Path | None, data: tuple[str, ...], backend: str, as_json: bool) -> None:
+def evaluate(weights: Path | None, data: tuple[str, ...], backend: str, as_json: bool, **more: bool) -> None:
     """Measure how well a model predicts text: loss, perplexity, bits per character.
 
     \b
     mlx-tinylm eval
+    mlx-tinylm eval --baselines --memorised
     mlx-tinylm eval --weights weights/run-1 --data letters.txt --json
     """
     from mlx_tinylm.evaluation import evaluate_text
 
-    result = evaluate_text(weights or shipped(), data, backend)
+    result = evaluate_text(weights or shipped(), data, backend, **more)
     click.echo(json.dumps(result) if as_json else display.table(result.items()))
 
 
@@ -325,10 +328,12 @@ def data(name: str | None) -> None:
     help="How numbers are stored.",
 )
 @click.option(
-    "--quantize", type=click.Choice([8, 4]), help="Bits a number of a matrix, in MLX's format.  [default: as --dtype]"
+    "--quantize",
+    type=click.Choice(["8", "4"]),
+    help="Bits a number of a matrix, in MLX's format.  [default: as --dtype]",
 )
 @click.option("--force", is_flag=True, help="Replace an earlier export in --out.")
-def export(weights: Path, out: Path, dtype: str, quantize: int | None, force: bool) -> None:
+def export(weights: Path, out: Path, dtype: str, quantize: str | None, force: bool) -> None:
     """Write a clean copy of a model that mlx-lm, transformers, LM Studio and NumPy open.
 
     The copy has a model card and no training state. It is read back and its output compared with the model's own.
@@ -339,7 +344,7 @@ def export(weights: Path, out: Path, dtype: str, quantize: int | None, force: bo
     """
     from mlx_tinylm.export import export
 
-    written = export(weights, out, dtype, quantize, force)
+    written = export(weights, out, dtype, int(quantize) if quantize else None, force)
     click.echo(display.exported(written))
 
 

@@ -47,7 +47,7 @@ def exported(written: Exported) -> str:
     rows = {
         "model folder": written.folder,
         "size": f"{written.bytes:,} bytes",
-        "read back": f"logits differ by at most {written.difference:.1e}; their standard deviation is {written.spread:.2f}",
+        "read back": f"logits differ by {written.difference:.1e} at most; they spread by {written.spread:.2f}",
         "how to load it": written.folder / "README.md",
     }
     return table(rows.items())

@@ -6,6 +6,7 @@ Shapes: N ids, B batch, T time, V vocabulary.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +15,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mlx_tinylm.baselines import ngram_losses, verbatim_share
+from mlx_tinylm.config import SampleConfig
 from mlx_tinylm.corpus import DEFAULT_CORPUS, NAMED, open_corpus
 from mlx_tinylm.dataset import Dataset, encode_corpus
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.files import read_json
-from mlx_tinylm.generation import NOT_FINITE, LanguageModel, load_model
+from mlx_tinylm.generation import NOT_FINITE, LanguageModel, generate, load_model
 from mlx_tinylm.weights import open_folder
 
 Losses = Callable[[npt.NDArray[np.int32], npt.NDArray[np.int32]], npt.NDArray[np.float32]]
 LOGITS_AT_ONCE = 1 << 24  # numbers; bounds the memory where the vocabulary is large
+SAMPLES, _SAMPLE = 5, ("\n", SampleConfig(max_tokens=1000))  # what is looked for in the training text
 LONGEST_WINDOW = 4096  # ids; attention needs memory for the square, and a config.json may claim any context
 
 
@@ -87,10 +91,13 @@ def evaluate_model(model: LanguageModel, ids: npt.NDArray[Any], characters: int 
     return evaluate(losses, ids, context, batch_size, characters)
 
 
-def evaluate_text(weights: Path, data: Sequence[str], backend: str) -> dict[str, Any]:
+def evaluate_text(
+    weights: Path, data: Sequence[str], backend: str, baselines: bool = False, memorised: bool = False
+) -> dict[str, Any]:
     """Evaluate a model folder: on the held-out tenth of a named corpus, or on the whole of other text.
 
-    Without `data` it is the text the model was trained on, and there the held-out tenth.
+    Without `data` it is the text the model was trained on, and there the held-out tenth. `baselines` adds the losses
+    of n-gram models of the other nine tenths, `memorised` the share of what the model writes that stands there.
     """
     folder = open_folder(weights)
     model = load_model(folder, backend)
@@ -101,7 +108,7 @@ def evaluate_text(weights: Path, data: Sequence[str], backend: str) -> dict[str,
     ids = dataset.validation if held_out else dataset.ids
     characters = len(ids) - 1 if tokenizer.alphabet is not None else len(tokenizer.decode(ids[1:].tolist()))
     result = evaluate_model(model, ids, characters)
-    return {
+    facts = {
         "weights": str(weights),
         "text": corpus.name,
         "part": "held-out tenth" if held_out else "all",
@@ -111,6 +118,15 @@ def evaluate_text(weights: Path, data: Sequence[str], backend: str) -> dict[str,
         "perplexity": result.perplexity,
         "bits_per_char": result.bits_per_char,
     }
+    if (baselines or memorised) and not held_out:
+        raise TinyLMError("--baselines and --memorised need the text the model was trained on; leave out --data")
+    if baselines:
+        losses = ngram_losses(dataset.train, dataset.validation, folder.config.vocab_size)
+        facts |= {f"{n}_gram_loss": loss for n, loss in enumerate(losses, start=1)}
+    if memorised:
+        samples = [generate(model, tokenizer, *_SAMPLE, seed=seed) for seed in range(SAMPLES)]
+        facts["memorised"] = verbatim_share(tokenizer.decode(dataset.train.tolist()), samples)
+    return facts
 
 
 def recorded_data(weights: Path) -> list[str]:
@@ -123,14 +139,16 @@ def recorded_data(weights: Path) -> list[str]:
     except (TinyLMError, KeyError, TypeError):
         return [DEFAULT_CORPUS]
     for item in data:
-        if item not in NAMED and not Path(item).is_file() and not Path(item).is_dir():
-            raise TinyLMError(f"{weights}: the text it was trained on, {item!r}, is not here; give a text with --data")
+        if item not in NAMED and not os.path.isfile(item) and not os.path.isdir(item):  # a pipe or "-" would wait
+            name = repr(item[:200])
+            raise TinyLMError(f"{weights}: the text it was trained on, {name}, is not here; give a text with --data")
     return data
 
 
 def cross_entropy(logits: npt.NDArray[np.float32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
     """(B, T, V) and (B, T) -> (B, T) nats"""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
+    with np.errstate(over="ignore"):  # minus infinity, whose exponential is the right 0
+        shifted = logits - logits.max(axis=-1, keepdims=True)
     chosen = np.take_along_axis(shifted, targets[..., None], axis=-1)[..., 0]
     losses: npt.NDArray[np.float32] = np.log(np.exp(shifted).sum(axis=-1)) - chosen
     return losses

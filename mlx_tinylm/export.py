@@ -98,7 +98,8 @@ def _check_free(out: Path, force: bool) -> None:
     there = sorted(path.name for path in out.iterdir())
     check(
         force or not there,
-        f"{out}: has something in it already ({', '.join(there[:3])}); choose another --out, or add --force to replace it",
+        f"{out}: has something in it already ({', '.join(there[:3])}); "
+        "choose another --out, or add --force to replace it",
     )
     foreign = [name for name in there if name not in OWN_FILES]
     check(

@@ -65,7 +65,7 @@ def model_card(source: ModelFolder, config: ModelConfig, name: str, dtype: str) 
 def _front_matter(config: ModelConfig, name: str, training: Training | None, characters: bool) -> list[str]:
     tags = ["mlx", "mlx-tinylm", config.family, *(["character-level"] if characters else [])]
     lines = ["library_name: mlx", "pipeline_tag: text-generation", "tags:", *(f"- {tag}" for tag in tags)]
-    if training:  # JSON is YAML, and its strings cannot break out of their quotes
+    if training and not config.quantization:  # JSON is YAML, and its strings cannot break out of their quotes
         metrics = [{"type": "loss", "name": "validation loss, nats", "value": round(training.loss, 4)}]
         if characters:
             bits = round(training.loss / math.log(2), 4)
@@ -93,14 +93,15 @@ def _description(source: ModelFolder, config: ModelConfig, dtype: str, training:
         ("vocabulary", f"{config.vocab_size:,} ids"),
         ("numbers", f"{numbers}{dtype}"),
     ]
+    before = ", before it was quantised" if config.quantization else ""
     if training:
         rows += [
             ("trained on", f"{_cell(training.text)}, {training.characters:,} characters"),
             ("training steps", f"{training.step:,}"),
-            ("validation loss", f"{training.loss:.4f} nats, on the last tenth of the text"),
+            ("validation loss", f"{training.loss:.4f} nats on the last tenth of the text{before}"),
         ]
         if characters:
-            rows.append(("bits per character", f"{training.loss / math.log(2):.4f}"))
+            rows.append(("bits per character", f"{training.loss / math.log(2):.4f}{before}"))
     what = "character by character" if characters else "token by token"
     return [
         f"A tiny language model that writes {what}, exported with mlx-tinylm {__version__}.",

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mlx_tinylm.config import shown
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.files import read, write_atomically
 
@@ -37,7 +38,7 @@ def write_tensors(path: Path, tensors: Mapping[str, npt.NDArray[Any]], dtype: st
     data, end = [], 0
     # The widest numbers first, so that every tensor begins at a multiple of its numbers' size.
     for name in sorted(stored, key=lambda name: (-stored[name].itemsize, name)):
-        tensor = stored[name].astype(stored[name].dtype.newbyteorder("<"), copy=False)
+        tensor = stored[name]
         start, end = end, end + tensor.nbytes
         header[name] = {"dtype": _TYPES[tensor.dtype], "shape": tensor.shape, "data_offsets": [start, end]}
         data.append(tensor.tobytes())
@@ -76,7 +77,10 @@ def read_safetensors(path: Path) -> Tensors:
     try:
         entries = deserialize(content)
     except SafetensorError as error:
-        raise TinyLMError(f"{path}: not a safetensors file, or damaged ({str(error)[:200]})") from None
+        reason = " ".join(str(error).split())[:200]
+        raise TinyLMError(f"{path}: not a safetensors file, or damaged ({reason})") from None
+    if odd := [name for name, _ in entries if not name.isprintable() or len(name) > 200]:
+        raise TinyLMError(f"{path}: holds a tensor called {shown(odd[0])}, which is no name of a weight")
     return {name: _array(f"{path}: {name}", entry) for name, entry in entries}
 
 

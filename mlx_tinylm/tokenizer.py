@@ -72,7 +72,7 @@ class Tokenizer:
         except BaseException as error:
             if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
                 raise
-            raise TinyLMError(f"{path}: not a tokenizer ({str(error)[:200]})") from None
+            raise TinyLMError(f"{path}: not a tokenizer ({' '.join(str(error).split())[:200]})") from None
 
     @property
     def json(self) -> str:

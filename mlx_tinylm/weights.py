@@ -153,7 +153,11 @@ def _tensor_files(folder: Path) -> Iterator[Path]:
 
 def _lies_in(folder: Path, name: str) -> bool:
     try:
-        return Path(name).name == name and Path(os.path.realpath(folder / name)).parent == folder.resolve()
+        return (
+            len(name) < 256
+            and Path(name).name == name
+            and Path(os.path.realpath(folder / name)).parent == folder.resolve()
+        )
     except ValueError:  # no name of a file: it holds a NUL or half of a surrogate pair
         return False
 

@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from mlx.utils import tree_flatten
-from tiny_runs import CONFIGS, PLAIN, RICH, equal, weights_of
+from tiny_runs import CONFIGS, PLAIN, RICH, SOAK, equal, weights_of
 
 from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.models.ops import on_cpu
 from mlx_tinylm.tokenizer import Tokenizer
 from mlx_tinylm.training.loop import Stepped, dropout_seed, make_step, run_steps, step_offsets, validate
 from mlx_tinylm.training.state import TrainState, new_state
@@ -29,10 +30,12 @@ IDS = TOKENIZER.encode_array(TEXT).astype(np.uint16)
 every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 
 # Losses of the first five steps. Float32 sums in another order on other machines change the fifth digit.
+# Without dropout, whose masks depend on how many cores share a batch, and not on topics, which change with Python.
 GOLDEN = {
-    "gpt2-adamw": [0.0, 0.0, 0.0, 0.0, 0.0],
-    "qwen3-muon-dropout-ema": [0.0, 0.0, 0.0, 0.0, 0.0],
+    "gpt2-adamw": [4.0001, 4.036, 4.0113, 3.9773, 3.9315],
+    "qwen3-muon-dropout-ema": [4.0245, 4.0704, 4.1003, 4.0464, 3.8757],
 }
+GOLDEN_IDS = (np.arange(700) ** 2 // 5 % 37).astype(np.uint16)
 TOLERANCE = 2e-3
 
 
@@ -40,16 +43,19 @@ def fresh(config: TrainConfig) -> TrainState:
     return new_state(config, config.model_config(TOKENIZER.vocab_size, TOKENIZER.vocab_size - 1))
 
 
-def trained(config: TrainConfig, until: int, *, compiled: bool | None = None) -> tuple[TrainState, list[Stepped]]:
+def trained(
+    config: TrainConfig, until: int, *, compiled: bool | None = None, ids: Ids = IDS
+) -> tuple[TrainState, list[Stepped]]:
     state = fresh(config)
-    step = make_step(state, config, IDS, compiled=compiled)
-    return state, list(run_steps(step, state, config, len(IDS), until, lambda: False))
+    step = make_step(state, config, ids, compiled=compiled)
+    return state, list(run_steps(step, state, config, len(ids), until, lambda: False))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_golden_losses(name: str) -> None:
     """The first five losses of a run are what they always were."""
-    losses = [stepped.loss for stepped in trained(CONFIGS[name], 5)[1]]
+    config = dataclasses.replace(CONFIGS[name], dropout=0.0)
+    losses = [stepped.loss for stepped in trained(config, 5, ids=GOLDEN_IDS)[1]]
     assert losses == pytest.approx(GOLDEN[name], abs=TOLERANCE), (
         f"a run computes something else than before. If that is meant, GOLDEN[{name!r}] is now "
         f"{[round(loss, 4) for loss in losses]}"
@@ -126,6 +132,9 @@ def test_clipping_bounds_the_step() -> None:
         assert norm == pytest.approx(clip or steps[0].grad_norm, rel=1e-3)
 
 
+@pytest.mark.skipif(
+    on_cpu() and not SOAK, reason="on a CPU, g++ compiles each kernel for minutes; MLX_TINYLM_TEST_SOAK=1 runs it"
+)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_compiled_steps_equal_plain_ones(name: str) -> None:
     """A compiled step computes what the plain one does, with the same dropout mask in each step."""
@@ -198,15 +207,16 @@ def test_a_run_repeats_itself(config: TrainConfig) -> None:
 
 
 def test_average_follows_its_formula() -> None:
-    """After each step the average has moved by (1 - decay) towards the weights, as in NumPy."""
-    config = dataclasses.replace(PLAIN, ema=0.75)
+    """After step n the average has moved by 1 - min(decay, (n + 1) / (n + 10)) towards the weights, as in NumPy."""
+    config = dataclasses.replace(PLAIN, ema=0.3)
     state = fresh(config)
     expected = {name: np.array(tensor, np.float64) for name, tensor in tree_flatten(state.model.parameters())}
     step = make_step(state, config, IDS)
     for until in range(1, 6):
         list(run_steps(step, state, config, len(IDS), until, lambda: False))
         for name, tensor in tree_flatten(state.model.parameters()):
-            expected[name] = 0.75 * expected[name] + 0.25 * np.array(tensor, np.float64)
+            decay = min(0.3, (until + 1) / (until + 10))
+            expected[name] = decay * expected[name] + (1 - decay) * np.array(tensor, np.float64)
             np.testing.assert_allclose(np.array(state.average[name]), expected[name], atol=1e-6, err_msg=name)
     final = np.array(state.model.wte.weight)
     assert not np.allclose(final, expected["wte.weight"], atol=1e-4)
@@ -229,11 +239,10 @@ def test_stopping_finishes_the_step_under_way() -> None:
     assert state.step <= 4
 
 
-@pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
-def test_a_run_that_diverges_stops(compiled: bool) -> None:
+def test_a_run_that_diverges_stops() -> None:
     """A loss or gradient that is no number stops the run at once, with the step, both figures and what to try."""
     with pytest.raises(TinyLMError) as caught:
-        trained(dataclasses.replace(PLAIN, learning_rate=1e30, grad_clip=None), 8, compiled=compiled)
+        trained(dataclasses.replace(PLAIN, learning_rate=1e30, grad_clip=None), 8)
     found = re.fullmatch(
         r"step (\d+): the loss is (\S+), the norm of its gradient (\S+)\. Training stopped\. "
         r"Try a lower --learning-rate, more --warmup-steps, or --grad-clip 1",

@@ -146,7 +146,7 @@ configs = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(logit_arrays, configs, st.lists(st.integers(0, 11), max_size=30), st.integers(0, 2**24 - 1))
 def test_the_whole_chain(logits: Any, config: SampleConfig, recent: list[int], draw: int) -> None:
     """For every setting and draw the id is the one where the float64 distribution function passes the draw."""
@@ -162,11 +162,11 @@ def test_the_whole_chain(logits: Any, config: SampleConfig, recent: list[int], d
 @pytest.mark.parametrize(
     ("first", "second", "expected"),
     [
-        # p = [.4 .3 .2 .1]; flattened by temperature 3, three ids no longer reach .75
-        ({"temperature": 3.0}, {"top_p": 0.75}, {0, 1, 2, 3}),
-        # of the two likeliest, the first has .57: it alone reaches .5; of all four it does not
+        # three ids have .9 together, but .81 once temperature 3 has flattened them
+        ({"temperature": 3.0}, {"top_p": 0.85}, {0, 1, 2, 3}),
+        # of the two likeliest the first has .57, which reaches .5 alone; of all four it has .4, which does not
         ({"top_k": 2}, {"top_p": 0.5}, {0}),
-        # top-p first keeps three of the four; min-p first would leave two, of which the first has .57
+        # top-p first keeps two; min-p first would leave the same two, of which the first alone has .57
         ({"top_p": 0.5}, {"min_p": 0.6}, {0, 1}),
         # the temperature comes before min-p too
         ({"temperature": 3.0}, {"min_p": 0.5}, {0, 1, 2, 3}),
@@ -176,7 +176,7 @@ def test_order_of_filters(first: dict[str, Any], second: dict[str, Any], expecte
     """Each setting acts on what the one before it left: the other order would give another set."""
     logits = np.log(np.array([0.4, 0.3, 0.2, 0.1], np.float32))
     config = SampleConfig(**({"temperature": 1.0} | first | second))
-    assert {sample(logits, u, config) for u in np.linspace(0, LARGEST_DRAW, 1000)} == expected
+    assert {sample(logits, u, config) for u in np.linspace(0, LARGEST_DRAW, 100)} == expected
 
 
 def test_penalty_comes_before_everything() -> None:
@@ -244,11 +244,11 @@ def test_one_id() -> None:
 
 
 def test_statistics_of_draws() -> None:
-    """8,000 seeded draws meet the wanted chances within four standard deviations."""
+    """4,000 seeded draws meet the wanted chances within four standard deviations."""
     chances = np.array([0.5, 0.25, 0.15, 0.08, 0.02])
     logits = np.log(chances).astype(np.float32)
     random = np.random.default_rng(0)
-    draws = 8000
+    draws = 4000
     ids = [sample(logits, float(random.random(dtype=np.float32)), SampleConfig(temperature=1)) for _ in range(draws)]
     found = np.bincount(ids, minlength=5) / draws
     assert (np.abs(found - chances) < 4 * np.sqrt(chances * (1 - chances) / draws)).all()

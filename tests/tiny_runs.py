@@ -44,6 +44,7 @@ RICH = dataclasses.replace(
     grad_accumulation_steps=2,
 )
 CONFIGS = {"gpt2-adamw": PLAIN, "qwen3-muon-dropout-ema": RICH}
+SOAK = bool(os.environ.get("MLX_TINYLM_TEST_SOAK"))  # tests that take minutes
 EXECUTABLE = [sys.executable, "-c", "from mlx_tinylm.cli import main; main(prog_name='mlx-tinylm')"]
 
 

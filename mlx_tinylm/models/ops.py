@@ -63,7 +63,7 @@ def gelu(x: mx.array) -> mx.array:
 
 
 def silu(x: mx.array) -> mx.array:
-    """x sigmoid(x) (Elfwing et al. 2017)."""
+    """SiLU, x sigmoid(x) (Elfwing et al. 2017)."""
     return x * _gate(x) if on_cpu() else nn.silu(x)
 
 
@@ -79,14 +79,11 @@ def attention(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.array:
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask="causal" if T > 1 else None)
     if q.shape[1] != k.shape[1]:
         k, v = (mx.repeat(x, q.shape[1] // k.shape[1], axis=1) for x in (k, v))
-    keys = (scale * k).swapaxes(-1, -2)
-    blocks = []
-    for first in range(0, T, _BLOCK):
-        last = min(first + _BLOCK, T)
-        seen = S - T + last
-        scores = q[:, :, first:last] @ keys[..., :seen]  # (B, H, block, seen)
-        if last - first > 1:
-            scores = scores + _mask(last - first, seen)
+    keys, v = (scale * k).swapaxes(-1, -2), mx.contiguous(v)  # a product would copy v for each block
+    seen, blocks = S - T, []
+    for queries in mx.split(q, range(_BLOCK, T, _BLOCK), axis=2):
+        seen += queries.shape[2]
+        scores = queries @ keys[..., :seen] + _mask(queries.shape[2], seen)  # (B, H, block, seen)
         blocks.append(_softmax(scores) @ v[:, :, :seen])
     return blocks[0] if len(blocks) == 1 else mx.concatenate(blocks, axis=2)
 

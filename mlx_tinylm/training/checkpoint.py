@@ -6,6 +6,7 @@ SHA-256 of the other files and its own, so a damaged checkpoint is recognised an
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,8 @@ def save(run: Path, state: TrainState, progress: dict[str, Any]) -> Path:
     """Write a checkpoint of `state` and `progress` (JSON) and return its folder; the newest KEEP stay."""
     final = run / "checkpoints" / _name(state.step)
     beside = final.with_name(f".{final.name}.tmp")
+    if not run.is_dir():
+        raise TinyLMError(f"{run}: is gone")
     remove(beside)
     make_folder(beside)
     try:
@@ -43,7 +46,7 @@ def save(run: Path, state: TrainState, progress: dict[str, Any]) -> Path:
             files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
         content = {"step": state.step, "progress": progress, "files": files}
         write_atomically(beside / STATE, sealed(content))
-        remove(final)
+        _drop(final)
         os.rename(beside, final)
         sync_folder(final.parent)
     except OSError as error:
@@ -51,8 +54,16 @@ def save(run: Path, state: TrainState, progress: dict[str, Any]) -> Path:
     finally:
         remove(beside)
     for old in saved(run)[KEEP:]:
-        remove(old)
+        _drop(old)
     return final
+
+
+def _drop(folder: Path) -> None:
+    """Remove a checkpoint so that no half of it is ever seen under its name."""
+    aside = folder.with_name(f".{folder.name}.old.tmp")
+    with contextlib.suppress(OSError):  # not there, or it cannot be removed either
+        os.rename(folder, aside)
+    remove(aside)
 
 
 def _name(step: int) -> str:
@@ -78,7 +89,7 @@ def load_newest(run: Path, state: TrainState) -> tuple[dict[str, Any], list[str]
             wrong.append(str(error))
             continue
         for newer in saved(run)[: len(wrong)]:  # their steps will be made again
-            remove(newer)
+            _drop(newer)
         return progress, wrong
     details = f" ({'; '.join(wrong)})" if wrong else ""
     raise TinyLMError(f"{run}: no checkpoint to resume from{details}. Start a new run: mlx-tinylm train")

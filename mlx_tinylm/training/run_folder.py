@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from mlx_tinylm.corpus import NAMED, Corpus
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.files import read_sealed, remove, remove_leftovers, sealed, sha256_of, write_atomically
+from mlx_tinylm.files import read, read_sealed, remove, remove_leftovers, sealed, sha256_of, write_atomically
 from mlx_tinylm.training_config import TrainConfig
 
 METRICS, SETTINGS, CHECKPOINTS, TEXT = "metrics.jsonl", "train.json", "checkpoints", "text.txt"
@@ -107,7 +107,7 @@ def truncate_metrics(folder: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_bytes().splitlines():
+    for line in read(path).splitlines():
         try:
             if json.loads(line)["step"] > step:
                 break
