@@ -8,7 +8,7 @@ import errno
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
@@ -45,30 +45,41 @@ class Commands(click.Group):
 LARGEST = 1e38  # what a float32 holds
 
 
-class Number(click.FloatRange):
+class Limited:
     """A finite number within limits, or, where `optional`, the word off."""
 
-    name = "number"
+    name: str
+    kind: str
+    read: Callable[[Any], float]
 
-    def __init__(self, *limits: Any, optional: bool = False, whole: bool = False, **more: Any) -> None:
+    def __init__(self, *limits: Any, optional: bool = False, **more: Any) -> None:
         super().__init__(*limits, **more)
-        self.optional, self.whole = optional, whole
+        self.optional = optional
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if self.optional and value == "off":
             return "off"
-        kind, read = ("a whole", int) if self.whole else ("a", float)
         try:
-            number = read(value)
+            number = self.read(value)
         except ValueError:
-            self.fail(f"{str(value)[:40]!r} is not {kind} number{' or off' if self.optional else ''}.", param, ctx)
+            self.refuse(value, f"is not {self.kind}{' or off' if self.optional else ''}", param, ctx)
         if not -LARGEST < number < LARGEST:
-            self.fail(f"{str(value)[:40]!r} is not finite, or too large.", param, ctx)
-        super().convert(number, param, ctx)
-        return number
+            self.refuse(value, "is not finite, or too large", param, ctx)
+        return super().convert(number, param, ctx)  # type: ignore[misc]
+
+    def refuse(self, value: Any, why: str, param: click.Parameter | None, ctx: click.Context | None) -> NoReturn:
+        raise click.BadParameter(f"{str(value)[:40]!r} {why}.", ctx, param)
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return ("INTEGER" if self.whole else "NUMBER") + ("|off" if self.optional else "")
+        return self.name.upper() + ("|off" if self.optional else "")
+
+
+class Number(Limited, click.FloatRange):
+    name, kind, read = "number", "a number", float
+
+
+class WholeNumber(Limited, click.IntRange):
+    name, kind, read = "integer", "a whole number", int
 
 
 def setting_options(command: Command) -> Command:
@@ -79,15 +90,16 @@ def setting_options(command: Command) -> Command:
         if "choices" in limits:
             kind = click.Choice(limits["choices"])
         else:
-            kind = Number(
-                limits.get("low"),
-                limits.get("high"),
-                min_open=limits.get("above", False),
-                optional=is_optional(item),
-                whole="int" in str(item.type),
+            number = WholeNumber if "int" in str(item.type) else Number
+            kind = number(
+                limits.get("low"), limits.get("high"), min_open=limits.get("above", False), optional=is_optional(item)
             )
+        default = getattr(PRESETS[DEFAULT_PRESET], item.name)
         option = click.option(
-            f"--{item.name.replace('_', '-')}", type=kind, help=limits["help"], show_default="preset's"
+            f"--{item.name.replace('_', '-')}",
+            type=kind,
+            help=limits["help"],
+            show_default=f"{DEFAULT_PRESET}'s {'off' if default is None else default}",
         )
         command = option(command)
     return command
@@ -131,6 +143,7 @@ def main(debug: bool) -> None:
     mlx-tinylm info                         # what is it made of?
     mlx-tinylm export weights/run-1 --out x # for mlx-lm, transformers, LM Studio
     """
+    display.print_anything()
 
 
 @main.command(epilog=display.preset_table())
@@ -216,7 +229,7 @@ def train(
 @main.command()
 @weights_option
 @click.option("--prompt", default="\n", show_default="a newline", help="The text to go on from; - reads stdin.")
-@click.option("--max-tokens", type=Number(1, whole=True), default=500, show_default=True, help="Characters to write.")
+@click.option("--max-tokens", type=WholeNumber(1), default=500, show_default=True, help="Characters to write.")
 @click.option(
     "--temperature",
     "--temp",
@@ -225,7 +238,7 @@ def train(
     show_default=True,
     help="How bold: 0 always takes the likeliest character.",
 )
-@click.option("--top-k", type=Number(1, whole=True), help="Draw from the k likeliest only.", show_default="all")
+@click.option("--top-k", type=WholeNumber(1), help="Draw from the k likeliest only.", show_default="all")
 @click.option(
     "--top-p",
     type=Number(0, 1, min_open=True),
@@ -241,8 +254,8 @@ def train(
 @click.option(
     "--repetition-penalty", type=Number(0, min_open=True), help="Above 1: repeat less.", show_default="no penalty"
 )
-@click.option("--seed", type=Number(0, whole=True), help="The same seed writes the same text.", show_default="random")
-@click.option("--num-samples", type=Number(1, whole=True), default=1, show_default=True, help="Texts to write.")
+@click.option("--seed", type=WholeNumber(0), help="The same seed writes the same text.", show_default="random")
+@click.option("--num-samples", type=WholeNumber(1), default=1, show_default=True, help="Texts to write.")
 @click.option("--stop", help="End before this text.", show_default="only at --max-tokens")
 @backend_option
 def generate(weights: Path | None, prompt: str, num_samples: int, backend: str, **options: Any) -> None:
@@ -330,7 +343,8 @@ def data(name: str | None) -> None:
 @click.option(
     "--quantize",
     type=click.Choice(["8", "4"]),
-    help="Bits a number of a matrix, in MLX's format.  [default: as --dtype]",
+    show_default="as --dtype",
+    help="Bits a number of a matrix, in MLX's format.",
 )
 @click.option("--force", is_flag=True, help="Replace an earlier export in --out.")
 def export(weights: Path, out: Path, dtype: str, quantize: str | None, force: bool) -> None:

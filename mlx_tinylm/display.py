@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shlex
 import signal
@@ -90,6 +91,13 @@ def stream_text(prompt: str, pieces: Iterable[str], number: int, samples: int, b
     seconds = time.perf_counter() - started
     print(flush=True)
     note(f"[{characters:,} characters, {characters / seconds:,.0f} a second, {backend}]")
+
+
+def print_anything() -> None:
+    """Let what a terminal's or a pipe's encoding cannot show be an escape, not the end of the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def standard_input() -> str:
@@ -246,7 +254,9 @@ def conclusion(run: Run) -> str:
             f"{progress.best_loss:.4f}, after step {progress.best_step:,}, and those weights are kept."
         )
         lines.append(advice(run))
-    lines.append(f'Write with it:  mlx-tinylm generate --weights {folder} --prompt "{example_prompt(run)}"')
+    prompt = example_prompt(run.tokenizer.alphabet or "ROMEO:")
+    example = f" --prompt {shlex.quote(prompt)}" if prompt.isprintable() else ""  # a newline is the default
+    lines.append(f"Write with it:  mlx-tinylm generate --weights {folder}{example}")
     more = f"Go on:          mlx-tinylm train --resume {folder}"
     if run.out_of_patience:
         lines.append(f"{more} --patience off")
@@ -267,6 +277,8 @@ def advice(run: Run) -> str:
     return "It does not overfit yet: more --steps or a larger model would make it better."
 
 
-def example_prompt(run: Run) -> str:
-    known = set(run.tokenizer.alphabet or "ROMEO:")
-    return "ROMEO:" if set("ROMEO:") <= known else next((c for c in sorted(known) if c.isalpha()), "\\n")
+def example_prompt(alphabet: str) -> str:
+    """Something that a model with this alphabet can read: a name, a letter, or whatever there is."""
+    if set("ROMEO:") <= set(alphabet):
+        return "ROMEO:"
+    return min(alphabet, key=lambda c: (not c.isalpha(), not c.isprintable(), c))

@@ -101,6 +101,10 @@ def stream_generate(
     """
     config = dataclasses.replace(config or SampleConfig(), **settings)
     ids = tokenizer.encode(prompt)
+    if config.top_k is not None and config.top_k > model.config.vocab_size:
+        raise TinyLMError(
+            f"top_k {config.top_k}: there are {model.config.vocab_size} ids to draw from; leave it out to draw from all"
+        )
     if not ids:
         raise TinyLMError("the prompt is empty; give the model something to go on, such as a newline")
     detokenizer = tokenizer.detokenizer()

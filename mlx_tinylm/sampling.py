@@ -51,7 +51,7 @@ def probabilities(logits: Logits) -> Logits:
 def penalise(logits: Logits, recent: Sequence[int], penalty: float) -> Logits:
     """Make the ids in `recent` less likely if penalty > 1 (CTRL, Keskar et al. 2019, section 4.1)."""
     result = logits.copy()
-    seen = np.unique(np.asarray(recent, dtype=np.int64))
+    seen = np.asarray(recent, dtype=np.int64)
     scores = logits[seen].astype(np.float64)
     with np.errstate(over="ignore"):
         scores = np.where(scores > 0, scores / penalty, scores * penalty)

@@ -66,6 +66,12 @@ def open_folder(path: Path) -> ModelFolder:
             f"{path}: tokenizer.json has {tokenizer.vocab_size} ids, config.json only {config.vocab_size}; "
             "they belong to different models"
         )
+    # Padding may make the table larger than the tokenizer, but the end of a text is the same id to both.
+    if tokenizer.alphabet is not None and config.eos_ids and tokenizer.eos_id not in (None, *config.eos_ids):
+        raise TinyLMError(
+            f"{path}: a text ends with id {tokenizer.eos_id} in tokenizer.json, with {config.eos_ids[0]} in "
+            "config.json; they belong to different models"
+        )
     return ModelFolder(path, config, tokenizer)
 
 

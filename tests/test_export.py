@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from conftest import random_folder, random_tensors
+from tokenizers import Tokenizer as Inner
+from tokenizers import models
 
 import mlx_tinylm
 import mlx_tinylm.export
@@ -23,7 +26,7 @@ from mlx_tinylm.export import export
 from mlx_tinylm.generation import load
 from mlx_tinylm.model_card import Training
 from mlx_tinylm.tensor_files import Tensors, read_safetensors, write_tensors
-from mlx_tinylm.weights import open_folder, transposed
+from mlx_tinylm.weights import open_folder, tensor_shapes, transposed
 
 GPT2 = GPT2Config(vocab_size=50, context=24, width=64, layers=2, heads=4, eos_ids=(49,))
 QWEN3 = Qwen3Config(
@@ -290,6 +293,8 @@ def test_card_of_a_quantised_model(source: Path, tmp_path: Path) -> None:
     card = (export(source, tmp_path / "out", quantize=4).folder / "README.md").read_text()
     assert "1.2500 nats on the last tenth of the text, before it was quantised" in card
     assert "| numbers | 4 bits in groups of 64, the rest float32 |" in card
+    shapes = tensor_shapes(open_folder(source).config).values()
+    assert f"| parameters | {sum(math.prod(shape) for shape in shapes):,} |" in card
     assert "model-index" not in card
     assert "transformers" not in card
 
@@ -325,12 +330,31 @@ def test_nothing_usable_recorded(trained: str | None, metrics: str | None, tmp_p
 
 
 @pytest.mark.parametrize("config", [GPT2], ids=["gpt2"])
+def test_tokenizer_of_another_tool(source: Path, tmp_path: Path) -> None:
+    """What says how another tool's tokenizer is used comes along; without it, its end-of-text is found by its id."""
+    inner = Inner(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")]))
+    inner.add_special_tokens(["</s>"])
+    (source / "tokenizer.json").write_text(inner.to_str())
+    raw = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(raw | {"eos_token_id": 3}))
+    theirs = {"tokenizer_config.json": '{"tokenizer_class": "TheirTokenizer"}', "chat_template.jinja": "{{ x }}"}
+    for name, content in theirs.items():
+        (source / name).write_text(content)
+    out = export(source, tmp_path / "out").folder
+    assert {name: (out / name).read_text() for name in theirs} == theirs
+    for name in theirs:
+        (source / name).unlink()
+    out = export(source, out, force=True).folder
+    assert json.loads((out / "tokenizer_config.json").read_text())["eos_token"] == "</s>"
+    assert not (out / "chat_template.jinja").exists()
+
+
+@pytest.mark.parametrize("config", [GPT2], ids=["gpt2"])
 def test_command(source: Path, tmp_path: Path) -> None:
     """The command prints where it wrote, how much, and the largest difference; mistakes are one line."""
     out = tmp_path / "out"
-    done = CliRunner().invoke(
-        main, ["export", str(source), "--out", str(out), "--dtype", "bfloat16", "--quantize", "8"]
-    )
+    arguments = ["export", str(source), "--out", str(out)]
+    done = CliRunner().invoke(main, [*arguments, "--dtype", "bfloat16", "--quantize", "8"])
     assert (done.exit_code, done.stderr) == (0, "")
     assert str(out) in done.stdout
     assert "logits differ by" in done.stdout

@@ -42,14 +42,14 @@ from mlx_tinylm.training import checkpoint, run
 from mlx_tinylm.training.run_folder import record, truncate_metrics
 
 pytestmark = pytest.mark.usefixtures("own_cache")
-SHORT = dataclasses.replace(RICH, steps=4, eval_every=2)
-LONG = dataclasses.replace(PLAIN, steps=400, eval_every=5, save_every=3)
+SHORT = dataclasses.replace(PLAIN, steps=4, eval_every=2, dropout=0.2, ema=0.9)
+LONG = dataclasses.replace(PLAIN, steps=90, eval_every=5, save_every=3)
 STARTED = "step 1/"  # what `train` writes to stderr once it is under way
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """`whole`: four steps; `half`: the same, stopped after two; `long`: 400; and text.txt, and a cache for commands."""
+    """`whole`: four steps; `half`: the same, stopped after two; `long`: 90; and text.txt, and a cache for commands."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mlx_tinylm.dataset.cache_dir", lambda: folder / "ids")
@@ -78,6 +78,12 @@ def unfinished(folder: Path) -> list[str]:
     return [str(path.relative_to(folder)) for path in found]
 
 
+def with_prelude(prelude: str, *arguments: object) -> list[str]:
+    """The command with a line of Python before it: what must be set up in that very process."""
+    python, option, program = EXECUTABLE
+    return [python, option, f"{prelude}; {program}", *map(str, arguments)]
+
+
 # Every point of a save
 
 
@@ -94,16 +100,21 @@ def points_of(action: Callable[[], Any]) -> list[str]:
     return disk.calls
 
 
+def points_of_going_on(runs: Path, tmp_path: Path) -> list[str]:
+    """Those of resuming `half`, with the text already encoded in the cache."""
+    for _ in range(2):
+        folder = copied(runs, tmp_path)
+        points = points_of(lambda folder=folder: resume(folder))
+        shutil.rmtree(folder)
+    return points
+
+
 def test_killed_at_every_point_of_going_on(runs: Path, tmp_path: Path) -> None:
     """Killed between any two calls of a resumed run, the folder still writes text and is resumed to the same end."""
-    resume(copied(runs, tmp_path))
-    shutil.rmtree(tmp_path / "run")
-    folder = copied(runs, tmp_path)
-    points = points_of(lambda: resume(folder))
+    points = points_of_going_on(runs, tmp_path)
     assert len(points) > 40
     assert set(points) == {"open to write", "write", "fsync", "replace", "rename", "mkdir", "unlink", "rmdir"}
     for at in range(len(points)):
-        shutil.rmtree(tmp_path / "run")
         folder = copied(runs, tmp_path)
         with faulty_disk(at), pytest.raises(Killed):
             resume(folder)
@@ -113,41 +124,43 @@ def test_killed_at_every_point_of_going_on(runs: Path, tmp_path: Path) -> None:
         same_run(folder, runs / "whole")
         works(folder)
         assert unfinished(folder) == [], (at, points[at])
+        shutil.rmtree(folder)
 
 
 def test_killed_at_every_point_of_starting(runs: Path, tmp_path: Path) -> None:
     """Killed anywhere in a start, the folder is resumed, or replaced with --force where nothing had been begun."""
-    config = dataclasses.replace(SHORT, steps=1)
+    config = dataclasses.replace(PLAIN, steps=1)
     train(tmp_path / "whole", config, runs / "text.txt")
-    points = points_of(lambda: train(tmp_path / "counted", config, runs / "text.txt"))
-    assert len(points) > 60
-    again = 0
+
+    def begin(folder: Path) -> None:
+        with run.start(folder, config, [str(runs / "text.txt")]):
+            pass
+
+    points = points_of(lambda: begin(tmp_path / "counted"))
+    assert len(points) > 40
     for at in range(len(points)):
         folder = tmp_path / f"run-{at}"
         with faulty_disk(at), pytest.raises(Killed):
-            train(folder, config, runs / "text.txt")
+            begin(folder)
         if (folder / "train.json").exists():
+            assert at >= len(points) - 2  # it comes last
             works(folder)
-            with contextlib.suppress(TinyLMError):
-                resume(folder)
-            again += 1
+            resume(folder)
         else:
             train(folder, config, runs / "text.txt", force=True)
         same_run(folder, tmp_path / "whole")
         assert unfinished(folder) == [], (at, points[at])
-    assert 10 < again < len(points)
 
 
-ERRORS = [errno.ENOSPC, errno.EROFS] + ([errno.EIO, errno.EDQUOT, errno.EFBIG, errno.EACCES] if SOAK else [])
+ERRORS = (errno.ENOSPC, errno.EROFS, errno.EIO)
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=os.strerror)
 def test_a_disk_that_fails_at_every_point(runs: Path, tmp_path: Path, error: int) -> None:
     """A disk that fails at any point is one clear message; what was good stays, and no half files are left."""
-    folder = copied(runs, tmp_path)
-    points = points_of(lambda: resume(folder))
-    for at in range(0, len(points), 1 if SOAK else 2):
-        shutil.rmtree(tmp_path / "run")
+    points = points_of_going_on(runs, tmp_path)
+    every_point = range(len(points))
+    for at in every_point if SOAK else every_point[ERRORS.index(error) :: len(ERRORS)]:  # together they try all
         folder = copied(runs, tmp_path)
         message = None
         with faulty_disk(at, error):
@@ -165,6 +178,7 @@ def test_a_disk_that_fails_at_every_point(runs: Path, tmp_path: Path, error: int
         with contextlib.suppress(TinyLMError):
             resume(folder)
         same_run(folder, runs / "whole")
+        shutil.rmtree(folder)
 
 
 def test_a_full_disk_says_how_to_go_on(runs: Path, tmp_path: Path) -> None:
@@ -190,14 +204,15 @@ def test_a_really_full_disk(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of files")
 def test_file_size_limit(runs: Path, tmp_path: Path) -> None:
     """Where files may not grow large enough to save, training ends with one message and the old state intact."""
-    import resource
-
     folder = copied(runs, tmp_path)
     limit = (folder / "checkpoints" / "00000002" / "optimizer.safetensors").stat().st_size - 1
-    ended = command(
-        runs / "cache",
-        *("train", "--resume", folder),
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
+    ended = subprocess.run(
+        with_prelude(limited, "train", "--resume", folder),
+        capture_output=True,
+        text=True,
+        env=environment(runs / "cache"),
+        timeout=60,
     )
     assert ended.returncode == 1
     assert "File too large" in ended.stderr.splitlines()[-1]
@@ -293,13 +308,13 @@ def test_killed_at_random_moments(runs: Path, tmp_path: Path, training: Callable
     """However often a run is killed with SIGKILL, it goes on, writes text in between, and ends as if never killed."""
     folder, chance = tmp_path / "run", random.Random(6)
     kills = survived = 0
-    while kills < (100 if SOAK else 5):
+    while kills < (100 if SOAK else 4):
         begun = (folder / "train.json").exists()
         more = ["train", "--resume", folder] if begun else [*new_run(runs, folder), "--force"]
         process = training(*more)
         if chance.random() < 0.8:
             process.wait_for("training  ")
-            time.sleep(chance.random() * (0.15 if SOAK else 0.4))
+            time.sleep(chance.random() * 0.4)
         else:
             time.sleep(chance.random() * 1.5)
         process.send(signal.SIGKILL)
@@ -318,7 +333,7 @@ def test_killed_at_random_moments(runs: Path, tmp_path: Path, training: Callable
         survived += 1
     if not (folder / "train.json").exists():
         train(folder, LONG, runs / "text.txt", force=True)
-    elif checkpoint.saved(folder)[0].name != "00000400":
+    elif checkpoint.saved(folder)[0].name != "00000090":
         resume(folder)
     same_run(folder, runs / "long")
     assert survived == kills
@@ -327,7 +342,7 @@ def test_killed_at_random_moments(runs: Path, tmp_path: Path, training: Callable
 def test_text_can_be_written_at_any_moment(runs: Path, tmp_path: Path, training: Callable[..., Process]) -> None:
     """While a run validates and saves at every step, its folder is a whole model whenever one looks."""
     folder = tmp_path / "run"
-    config = dataclasses.replace(LONG, steps=60, eval_every=1, save_every=1)
+    config = dataclasses.replace(LONG, steps=30, eval_every=1, save_every=1)
     process = training(*new_run(runs, folder, config))
     while not (folder / "train.json").exists():
         assert process.process.poll() is None
@@ -366,7 +381,7 @@ def test_a_second_signal_leaves_at_once(
 ) -> None:
     """A second signal of either kind ends the process in the middle of a long step; the folder can be resumed."""
     folder = tmp_path / "run"
-    slow = dataclasses.replace(LONG, batch_size=20_000, context=16, width=32, eval_every=100)
+    slow = dataclasses.replace(LONG, batch_size=6_000, context=16, width=32, eval_every=100)
     process = training(*new_run(runs, folder, slow))
     process.wait_for(STARTED)
     process.send(signal.SIGINT)
@@ -380,23 +395,35 @@ def test_a_second_signal_leaves_at_once(
 
 def test_ctrl_c_at_a_terminal(runs: Path, tmp_path: Path) -> None:
     """Ctrl-C typed at a terminal, where the bar is drawn, saves and prints the command that goes on."""
+    import fcntl
     import pty
+    import struct
+    import termios
 
     folder = tmp_path / "run"
-    config = dataclasses.replace(LONG, steps=100_000, sample_every=200)
-    child, terminal = pty.fork()
-    if child == 0:  # nothing but exec is safe in a fork of a process with threads
-        os.execve(EXECUTABLE[0], [*EXECUTABLE, *map(str, new_run(runs, folder, config))], environment(runs / "cache"))
-    shown = b""
-    with contextlib.suppress(OSError):  # a terminal without a process behind it is an error to read
-        while block := os.read(terminal, 4096):
-            if b"tokens/s" not in shown and b"tokens/s" in shown + block:
-                os.write(terminal, b"\x03")
-            shown += block
+    arguments = new_run(runs, folder, dataclasses.replace(LONG, steps=100_000, sample_every=200))
+    keyboard, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 150, 0, 0))
+    process = subprocess.Popen(
+        with_prelude("import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)", *arguments),
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env=environment(runs / "cache"),
+        start_new_session=True,
+    )
     os.close(terminal)
-    _, status = os.waitpid(child, 0)
+    shown, typed = b"", False
+    with contextlib.suppress(OSError):  # to read from a terminal that nobody holds any more is an error
+        while block := os.read(keyboard, 4096):
+            shown += block
+            if not typed and b"tokens/s" in shown:
+                typed = bool(os.write(keyboard, b"\x03"))
+            if shown.count(b"\r") > 5_000:
+                process.kill()
+    os.close(keyboard)
     text = shown.decode()
-    assert os.waitstatus_to_exitcode(status) == 130, text
+    assert process.wait(timeout=60) == 130, text
     assert f"mlx-tinylm train --resume {folder}" in text
     assert "Traceback" not in text
     assert "/100000" in text  # the bar
@@ -473,6 +500,7 @@ HARM = {
     "swap": swap,
 }
 NEEDED = ("config.json", "tokenizer.json", "model.safetensors")
+WRITTEN = ("model.safetensors", "metrics.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -508,8 +536,10 @@ def test_rot_in_a_run(runs: Path, another: Path, tmp_path: Path, name: str, harm
     """A run whose file was damaged says which, or goes on to the very end it would have had."""
     folder = copied(runs, tmp_path)
     harm(folder / name, another)
-    if name in ("config.json", "tokenizer.json", "train.json") or (name, harm) == ("metrics.jsonl", directory):
-        with pytest.raises(TinyLMError, match=name.replace(".", r"\.")):
+    if name in ("config.json", "tokenizer.json", "train.json") or (harm is directory and name in WRITTEN):
+        # Settings of another run are whole, but do not vouch for the shape and tokenizer that are here.
+        named = r"config\.json" if (name, harm) == ("train.json", swap) else name.replace(".", r"\.")
+        with pytest.raises(TinyLMError, match=named):
             resume(folder)
         return
     resumed = resume(folder)
@@ -590,8 +620,8 @@ def flat(readings: list[int], allowed: int) -> bool:
 
 def test_memory_stays_flat_in_training(runs: Path, tmp_path: Path) -> None:
     """Thousands of steps neither fill the memory nor leave files, and the metrics parse to the last line."""
-    steps = 20_000 if SOAK else 600
-    config = dataclasses.replace(RICH, steps=steps, eval_every=steps // 30, save_every=steps // 30)
+    steps = 20_000 if SOAK else 210
+    config = dataclasses.replace(RICH if SOAK else SHORT, steps=steps, eval_every=steps, save_every=steps // 30)
     active, memory = [], []
     with run.start(tmp_path / "run", config, [str(runs / "text.txt")]) as running:
         for event in running.events():
@@ -609,7 +639,7 @@ def test_memory_stays_flat_in_training(runs: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("backend", ["mlx", "numpy"])
 def test_memory_stays_flat_in_generation(runs: Path, backend: str) -> None:
     """Text far longer than the context does not fill the memory."""
-    characters = 200_000 if SOAK else 3_000
+    characters = 200_000 if SOAK else 1_500
     model, tokenizer = load(runs / "whole", backend)
     model = dataclasses.replace(model) if dataclasses.is_dataclass(model) else model
     model.config = dataclasses.replace(model.config, eos_ids=())  # an untrained model would end its text

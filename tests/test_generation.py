@@ -245,7 +245,7 @@ def test_stop_is_not_written() -> None:
     assert "".join(written("hellothere", stop="therex")) == "hellothere"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.text("ab", max_size=4), max_size=12), st.text("ab", min_size=1, max_size=4))
 def test_stop_in_any_pieces(pieces: list[str], stop: str) -> None:
     """However the text is cut, what comes out is all that precedes the stop text, and it comes without delay."""

@@ -131,14 +131,16 @@ ACTIVATIONS: list[Any] = [(gelu, nn.gelu_approx, float64_gelu), (silu, nn.silu, 
 every_activation = pytest.mark.parametrize(("ours", "theirs", "exact"), ACTIVATIONS, ids=["gelu", "silu"])
 Function = Callable[[mx.array], mx.array]
 # Few numbers and many may take different roads; so may shapes.
-every_size = pytest.mark.parametrize("shape", [(-1,), (19, 211), (1, 19, 211)], ids=str)
+every_size = pytest.mark.parametrize(
+    ("repeats", "shape"), [(1, (-1,)), (1, (19, 211)), (10, (2, 19, -1)), (10, (-1,))], ids=str
+)
 
 
 @every_activation
 @every_size
-def test_activations(ours: Function, theirs: Function, exact: Any, shape: tuple[int, ...]) -> None:
+def test_activations(ours: Function, theirs: Function, exact: Any, repeats: int, shape: tuple[int, ...]) -> None:
     """Each activation equals its formula in float64 and MLX's own function, from far left to far right."""
-    x = GRID.reshape(shape)
+    x = np.tile(GRID, repeats).reshape(shape)
     y = np.array(ours(mx.array(x)))
     assert y.shape == x.shape
     assert y.dtype == np.float32

@@ -176,7 +176,17 @@ def test_tokenizer_of_another_model(folder: Path) -> None:
 def test_fewer_tokens_than_ids_are_fine(folder: Path) -> None:
     """An embedding may have rows that no token uses, as those of published models do."""
     (folder / "tokenizer.json").write_text(Tokenizer.from_alphabet("abc").json)
+    raw = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(raw | {"eos_token_id": 3}))
     assert load(folder, "numpy")[1].alphabet == "abc"
+
+
+def test_another_end_of_text_is_another_model(folder: Path) -> None:
+    """A smaller alphabet whose end of text is not that of config.json came from another model."""
+    (folder / "tokenizer.json").write_text(Tokenizer.from_alphabet("abc").json)
+    raw = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(raw | {"eos_token_id": 5}))
+    assert refused(folder).startswith(": a text ends with id 3 in tokenizer.json, with 5 in config.json")
 
 
 @pytest.mark.parametrize(

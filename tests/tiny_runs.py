@@ -124,9 +124,8 @@ def environment(cache: Path, **more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": package, "XDG_CACHE_HOME": str(cache), **more}
 
 
-def command(cache: Path, *arguments: object, stdin: str = "", **more: Any) -> subprocess.CompletedProcess[str]:
-    """Run the program with `arguments` to its end."""
+def command(cache: Path, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the program with `arguments` to its end, with more variables in its environment."""
     given = [*EXECUTABLE, *map(str, arguments)]
-    return subprocess.run(
-        given, input=stdin, capture_output=True, text=True, env=environment(cache), timeout=120, **more
-    )
+    around = environment(cache, **variables)
+    return subprocess.run(given, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=around, timeout=120)

@@ -17,7 +17,7 @@ from mlx_tinylm.export import export
 
 @pytest.mark.parametrize("family", ["gpt2", "qwen3"])
 def test_its_code_runs(family: str, tmp_path: Path) -> None:
-    """Every Python block of the card, and mlx-lm's line, runs in the folder above and writes 200 ids."""
+    """Every Python block of the card, and mlx-lm's line, runs in the folder above."""
     folder = exported(family, tmp_path)
     blocks = re.findall(r"```(\w+)\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
     python = [code for language, code in blocks if language == "python"]
@@ -27,7 +27,7 @@ def test_its_code_runs(family: str, tmp_path: Path) -> None:
     for command in [*([sys.executable, "-c", code] for code in python), ["sh", "-c", f"{programs}/{shell[0]}"]]:
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr[-2000:]
-        assert len(done.stdout) > 100
+        assert done.stdout.strip()
 
 
 def test_front_matter(tmp_path: Path) -> None:
@@ -38,5 +38,5 @@ def test_front_matter(tmp_path: Path) -> None:
     assert (card.data.library_name, card.data.pipeline_tag) == ("mlx", "text-generation")
     assert {"mlx", "gpt2", "character-level"} <= set(card.data.tags)
     loss = card.data.eval_results[0]
-    assert loss.dataset_name == json.loads(TRAINED)["corpus"]["name"]
+    assert loss.dataset_name == " ".join(json.loads(TRAINED)["corpus"]["name"].split())
     assert loss.metric_value == min(json.loads(line).get("val_loss", 9) for line in METRICS.splitlines())
