@@ -346,8 +346,9 @@ def data(name: str | None) -> None:
     show_default="as --dtype",
     help="Bits a number of a matrix, in MLX's format.",
 )
+@click.option("--gguf", is_flag=True, help="Write the model as one file for llama.cpp, too.")
 @click.option("--force", is_flag=True, help="Replace an earlier export in --out.")
-def export(weights: Path, out: Path, dtype: str, quantize: str | None, force: bool) -> None:
+def export(weights: Path, out: Path, dtype: str, quantize: str | None, gguf: bool, force: bool) -> None:
     """Write a clean copy of a model that mlx-lm, transformers, LM Studio and NumPy open.
 
     The copy has a model card and no training state. It is read back and its output compared with the model's own.
@@ -358,7 +359,7 @@ def export(weights: Path, out: Path, dtype: str, quantize: str | None, force: bo
     """
     from mlx_tinylm.export import export
 
-    written = export(weights, out, dtype, int(quantize) if quantize else None, force)
+    written = export(weights, out, dtype, int(quantize) if quantize else None, force, gguf)
     click.echo(display.exported(written))
 
 

@@ -17,6 +17,7 @@ from mlx_tinylm.config import GPT2Config, ModelConfig, check
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.files import read, whole_folder, write_atomically
 from mlx_tinylm.generation import MLX_MISSING, has_mlx, load_model
+from mlx_tinylm.gguf_file import GGUF, check_gguf, write_gguf
 from mlx_tinylm.model_card import CARD, model_card
 from mlx_tinylm.numpy_models import NumpyModel
 from mlx_tinylm.numpy_models.quantization import dequantised
@@ -35,7 +36,7 @@ MOST_LOGITS = 1 << 24
 
 # What comes along from the folder of another tool's model, as it is; our own tokenizer needs none of it.
 FOREIGN_FILES = ("tokenizer_config.json", "chat_template.jinja")
-OWN_FILES = {"config.json", "tokenizer.json", "generation_config.json", WEIGHTS, CARD, *FOREIGN_FILES}
+OWN_FILES = {"config.json", "tokenizer.json", "generation_config.json", WEIGHTS, CARD, GGUF, *FOREIGN_FILES}
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,16 @@ class Exported:
 
 
 def export(
-    weights: Path, out: Path, dtype: str = "float32", quantize: int | None = None, force: bool = False
+    weights: Path,
+    out: Path,
+    dtype: str = "float32",
+    quantize: int | None = None,
+    force: bool = False,
+    gguf: bool = False,
 ) -> Exported:
     """Write the model in `weights` to the folder `out`, its numbers as `dtype`, its matrices in `quantize` bits.
 
+    With `gguf`, also as one file for llama.cpp, which has its own ways to quantise.
     A quantised source is dequantised first. The new folder is opened on the NumPy back end, and its logits are compared
     with the source's, from MLX where it is installed. Raises TinyLMError, and leaves nothing, where they differ by more
     than `dtype` and `quantize` explain, a number is too large for `dtype`, a matrix cannot be quantised, or `out` has
@@ -61,7 +68,10 @@ def export(
     check(dtype in FLOATS, f"no type {dtype!r}; there are {', '.join(FLOATS)}")
     check(quantize is None or quantize in BITS, f"quantize must be {' or '.join(map(str, BITS))}, not {quantize}")
     check(quantize is None or has_mlx(), f"to quantise needs MLX. {MLX_MISSING}")
+    check(not (quantize and gguf), "a GGUF is not quantised here; llama.cpp's llama-quantize does that")
     source = open_folder(weights)
+    if gguf:
+        check_gguf(source.tokenizer)
     _check_free(out, force)
     # Read once: a run that goes on may replace the file at any moment.
     stored = source.tensors()
@@ -78,7 +88,9 @@ def export(
             for name in FOREIGN_FILES:
                 if (weights / name).is_file():
                     write_atomically(folder / name, read(weights / name))
-        write_atomically(folder / CARD, model_card(source, config, out.resolve().name, dtype))
+        if gguf:
+            write_gguf(folder / GGUF, config, source.tokenizer, tensors, dtype)
+        write_atomically(folder / CARD, model_card(source, config, out.resolve().name, dtype, gguf))
         difference, spread = _compare(source, stored, folder)
         allowed = TOLERANCE[quantize or dtype] * spread
         if not difference <= allowed:

@@ -7,6 +7,7 @@ character is one token, and the bytes of a longer one are merged from left to ri
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from mlx_tinylm.config import GPT2Config, ModelConfig
 from mlx_tinylm.errors import TinyLMError
@@ -104,10 +105,9 @@ def gguf_name(family: str, name: str) -> str:
     return f"blk.{layer}.{_BLOCK[family][part]}.{kind}"
 
 
-def _add_tokenizer(writer: object, config: ModelConfig, tokenizer: Tokenizer) -> None:
+def _add_tokenizer(writer: Any, config: ModelConfig, tokenizer: Tokenizer) -> None:
     import gguf
 
-    assert isinstance(writer, gguf.GGUFWriter)
     characters = [visible_bytes(character) for character in tokenizer.alphabet or ""]
     tokens = [*characters, END_OF_TEXT]
     tokens += [f"<|unused {id}|>" for id in range(len(tokens), config.vocab_size)]
@@ -120,7 +120,6 @@ def _add_tokenizer(writer: object, config: ModelConfig, tokenizer: Tokenizer) ->
     # llama.cpp wants at least one merge, so here is one that no text can lead to
     writer.add_token_merges(list(merges) or [f"{END_OF_TEXT} {END_OF_TEXT}"])
     writer.add_eos_token_id(len(characters))
-    writer.add_add_bos_token(False)
 
 
 def visible_bytes(text: str) -> str:

@@ -13,6 +13,7 @@ from mlx_tinylm import __version__
 from mlx_tinylm.config import GPT2Config, ModelConfig
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.files import read, read_json
+from mlx_tinylm.gguf_file import GGUF
 from mlx_tinylm.tokenizer import Tokenizer
 from mlx_tinylm.weights import ModelFolder, count_parameters
 
@@ -43,7 +44,7 @@ class Training:
         return found if math.isfinite(found.loss) else None
 
 
-def model_card(source: ModelFolder, config: ModelConfig, name: str, dtype: str) -> str:
+def model_card(source: ModelFolder, config: ModelConfig, name: str, dtype: str, gguf: bool = False) -> str:
     """The card of the model `name`, made from `source` with the shape `config` and numbers of type `dtype`."""
     training = Training.recorded(source.path)
     characters = source.tokenizer.alphabet is not None
@@ -57,7 +58,7 @@ def model_card(source: ModelFolder, config: ModelConfig, name: str, dtype: str) 
             "",
             *_description(source, config, dtype, training),
             "",
-            *_loading(config, name, _prompt(source.tokenizer)),
+            *_loading(config, name, _prompt(source.tokenizer), gguf),
         ]
     )
 
@@ -118,7 +119,7 @@ def _cell(text: str) -> str:
     return f"`{text.replace('`', chr(39)).replace('|', '/')}`"
 
 
-def _loading(config: ModelConfig, name: str, prompt: str) -> list[str]:
+def _loading(config: ModelConfig, name: str, prompt: str, gguf: bool) -> list[str]:
     """How each tool that knows this architecture loads the folder, from the folder above it."""
     shell, quoted, call = shlex.quote(name), json.dumps(name), json.dumps(prompt)
     blocks = [
@@ -158,6 +159,8 @@ def _loading(config: ModelConfig, name: str, prompt: str) -> list[str]:
                 "print(tokenizer.decode(ids, skip_special_tokens=True))",
             )
         )
+    if gguf:
+        blocks.append(("llama.cpp", "sh", f"llama-server --model {shlex.quote(f'{name}/{GGUF}')}"))
     return [line for title, language, code in blocks for line in (f"## {title}", "", f"```{language}", code, "```", "")]
 
 

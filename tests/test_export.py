@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -206,6 +207,7 @@ def test_force(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(TinyLMError, match=r"out: has something in it already \(README.md, .*add --force"):
         export(source, out, dtype="float16")
     assert stored_types(out) == {"F32"}
+    (out / "model.gguf").touch()
     export(source, out, dtype="float16", force=True)
     assert (stored_types(out), names(out)) == ({"F16"}, CLEAN)
     monkeypatch.setattr(mlx_tinylm.export, "TOLERANCE", {"float32": 0.0})
@@ -347,6 +349,21 @@ def test_tokenizer_of_another_tool(source: Path, tmp_path: Path) -> None:
     out = export(source, out, force=True).folder
     assert json.loads((out / "tokenizer_config.json").read_text())["eos_token"] == "</s>"
     assert not (out / "chat_template.jinja").exists()
+
+
+@pytest.mark.parametrize("config", [GPT2], ids=["gpt2"])
+def test_gguf_refused(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GGUF needs its package and a character model, and is not quantised here; each message says what to do."""
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(TinyLMError, match=r"pip install 'mlx-tinylm\[gguf\]'$"):
+        export(source, tmp_path / "out", gguf=True)
+    with pytest.raises(TinyLMError, match="llama-quantize"):
+        export(source, tmp_path / "out", quantize=4, gguf=True)
+    monkeypatch.setitem(sys.modules, "gguf", ModuleType("gguf"))
+    (source / "tokenizer.json").write_text(Inner(models.WordLevel({"a": 0}, "a")).to_str())
+    with pytest.raises(TinyLMError, match=r"character by character.*leave out --gguf"):
+        export(source, tmp_path / "out", gguf=True)
+    assert names(tmp_path) == ["source"]
 
 
 @pytest.mark.parametrize("config", [GPT2], ids=["gpt2"])
