@@ -94,8 +94,11 @@ def stream_text(prompt: str, pieces: Iterable[str], number: int, samples: int, b
 
 
 def print_anything() -> None:
-    """Let what a terminal's or a pipe's encoding cannot show be an escape, not the end of the program."""
-    for stream in (sys.stdout, sys.stderr):
+    """Let what an encoding cannot show be an escape, and what is printed to nobody be lost: no reason to end."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # it was closed before the program began
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  (open as long as the program is)
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
@@ -127,7 +130,10 @@ def show_training(run: Run) -> None:
         bar = Bar(run)
         with contextlib.closing(bar):
             for event in run.events():
-                bar.show(event)
+                try:
+                    bar.show(event)
+                except BrokenPipeError:  # nobody reads this any more: as after Ctrl-C
+                    run.stop()
     print(conclusion(run), flush=True)
     if received and run.state.step < run.config.steps:
         raise SystemExit(128 + received[0])

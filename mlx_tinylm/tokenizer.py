@@ -7,8 +7,9 @@ end-of-text id.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,13 +67,8 @@ class Tokenizer:
         if not path.exists():
             raise TinyLMError(f"{folder}: no tokenizer.json here; copy it from where the model came")
         content = read(path)
-        try:
+        with _in_the_library(f"{path}: not a tokenizer"):
             return cls(Inner.from_str(content.decode()))
-        # The library raises bare Exception for malformed files and PanicException (no Exception) for some.
-        except BaseException as error:
-            if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
-                raise
-            raise TinyLMError(f"{path}: not a tokenizer ({' '.join(str(error).split())[:200]})") from None
 
     @property
     def json(self) -> str:
@@ -90,7 +86,8 @@ class Tokenizer:
         if self.alphabet is not None:
             ids: list[int] = self.encode_array(text).tolist()
             return ids
-        return list(self.inner.encode(text, add_special_tokens=False).ids)
+        with _in_the_library("the tokenizer cannot read this text"):
+            return list(self.inner.encode(text, add_special_tokens=False).ids)
 
     def encode_array(self, text: str) -> npt.NDArray[np.int32]:
         """Str of n characters -> (n,) int32 for a character tokenizer; (number of ids,) for others."""
@@ -113,8 +110,9 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, without special tokens."""
-        text: str = self.inner.decode(list(ids), skip_special_tokens=True)
-        return text
+        with _in_the_library("the tokenizer cannot write these ids"):
+            text: str = self.inner.decode(list(ids), skip_special_tokens=True)
+            return text
 
     def detokenizer(self) -> Detokenizer:
         """A fresh detokenizer for one text."""
@@ -142,7 +140,19 @@ class _Pieces:
         self._stream = DecodeStream(skip_special_tokens=True)
 
     def add(self, id: int) -> str:
-        return str(self._stream.step(self._inner, id) or "")
+        with _in_the_library("the tokenizer cannot write these ids"):
+            return str(self._stream.step(self._inner, id) or "")
+
+
+@contextlib.contextmanager
+def _in_the_library(problem: str) -> Iterator[None]:
+    """Raise TinyLMError for what the library raises: bare Exception, sometimes PanicException, which is none."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, (TinyLMError, KeyboardInterrupt, SystemExit, MemoryError)):
+            raise
+        raise TinyLMError(f"{problem} ({' '.join(str(error).split())[:200]})") from None
 
 
 def tokenizer_config(context: int, eos_token: str | None = END_OF_TEXT) -> dict[str, Any]:

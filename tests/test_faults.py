@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import errno
 import itertools
+import json
 import os
 import random
 import shutil
@@ -125,6 +126,13 @@ def test_killed_at_every_point_of_going_on(runs: Path, tmp_path: Path) -> None:
         works(folder)
         assert unfinished(folder) == [], (at, points[at])
         shutil.rmtree(folder)
+
+
+def test_what_is_written_outlasts_a_power_cut(runs: Path, tmp_path: Path) -> None:
+    """Each file is flushed to the disk before it takes its name, and its folder after that."""
+    calls = " ".join(points_of_going_on(runs, tmp_path))
+    assert calls.count("write fsync replace fsync") == calls.count("replace") > 4
+    assert "fsync unlink rename rename fsync" in calls  # the old checkpoint of this name goes, the new one comes
 
 
 def test_killed_at_every_point_of_starting(runs: Path, tmp_path: Path) -> None:
@@ -280,7 +288,7 @@ class Process:
     def end(self) -> tuple[int, str]:
         """Wait for the end; the exit code and stdout."""
         output, errors = self.process.communicate(timeout=120)
-        self.errors += errors
+        self.errors += errors or ""
         assert "Traceback" not in self.errors
         return self.process.returncode, output
 
@@ -310,6 +318,10 @@ def test_killed_at_random_moments(runs: Path, tmp_path: Path, training: Callable
     kills = survived = 0
     while kills < (100 if SOAK else 4):
         begun = (folder / "train.json").exists()
+        if begun and checkpoint.saved(folder)[0].name == "00000090":  # it is done; begin again
+            same_run(folder, runs / "long")
+            shutil.rmtree(folder)
+            continue
         more = ["train", "--resume", folder] if begun else [*new_run(runs, folder), "--force"]
         process = training(*more)
         if chance.random() < 0.8:
@@ -319,9 +331,7 @@ def test_killed_at_random_moments(runs: Path, tmp_path: Path, training: Callable
             time.sleep(chance.random() * 1.5)
         process.send(signal.SIGKILL)
         code, _ = process.end()
-        if code == 0:  # it was done before; begin again
-            same_run(folder, runs / "long")
-            shutil.rmtree(folder)
+        if code == 0:
             continue
         assert code == -signal.SIGKILL
         kills += 1
@@ -430,10 +440,13 @@ def test_ctrl_c_at_a_terminal(runs: Path, tmp_path: Path) -> None:
     assert checkpoint.saved(folder)
 
 
-def test_a_closed_pipe_is_quiet(runs: Path) -> None:
+def test_a_closed_pipe_is_quiet(runs: Path, tmp_path: Path) -> None:
     """`generate | head -c 20` ends without a word of complaint."""
+    folder = copied(runs, tmp_path, "whole")
+    raw = json.loads((folder / "config.json").read_text())  # a model of four steps would end its text anywhere
+    (folder / "config.json").write_text(json.dumps(raw | {"eos_token_id": None}))
     writer = subprocess.Popen(
-        [*EXECUTABLE, "generate", "--weights", str(runs / "whole"), "--prompt", "e", "--max-tokens", "100000"],
+        [*EXECUTABLE, "generate", "--weights", str(folder), "--prompt", "e", "--max-tokens", "100000"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment(runs / "cache"),
@@ -446,6 +459,26 @@ def test_a_closed_pipe_is_quiet(runs: Path) -> None:
         complaints = writer.stderr.read()
     assert writer.wait(timeout=60) in (0, 1, -signal.SIGPIPE)
     assert complaints == b""
+
+
+def test_a_closed_pipe_saves_a_run(runs: Path, tmp_path: Path, training: Callable[..., Process]) -> None:
+    """`train 2>&1 | head` ends the run as Ctrl-C does: its steps are saved."""
+    folder = tmp_path / "run"
+    process = training(*new_run(runs, folder, dataclasses.replace(LONG, steps=100_000, save_every=100_000)))
+    process.wait_for(STARTED)
+    assert process.process.stderr
+    process.process.stderr.close()
+    process.process.stderr = None
+    process.end()
+    assert int(checkpoint.saved(folder)[0].name) == metrics(folder)[-1]["step"] > 0
+
+
+def test_nobody_listens(runs: Path, tmp_path: Path) -> None:
+    """With stdout and stderr closed from the start, commands do their work all the same."""
+    for arguments in (["train", "--resume", copied(runs, tmp_path)], ["generate", "--weights", runs / "whole"]):
+        silent = ["sh", "-c", 'exec "$@" >&- 2>&-', "sh", *EXECUTABLE, *map(str, arguments)]
+        assert subprocess.run(silent, env=environment(runs / "cache"), timeout=60).returncode == 0
+    same_run(tmp_path / "run", runs / "whole")
 
 
 def test_two_at_once(runs: Path, tmp_path: Path, training: Callable[..., Process]) -> None:
@@ -586,7 +619,7 @@ def test_flipped_bits_of_a_model_folder(runs: Path, tmp_path: Path, name: str) -
             generate(model, tokenizer, "e", max_tokens=2)
         except TinyLMError:
             refused += 1
-    assert refused > len(places) // 10
+    assert refused > 10  # of those in a header; in a tensor, one number is as good as another
 
 
 def test_resume_falls_back_and_says_so(runs: Path, tmp_path: Path) -> None:

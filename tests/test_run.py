@@ -191,6 +191,21 @@ def test_piped_text_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tex
     assert resume(tmp_path / "run").state.step == 8
 
 
+def test_a_file_with_the_name_of_a_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`./tinyshakespeare` is a file, for a resume too, and so is one beside the `-` that means standard input."""
+    monkeypatch.chdir(tmp_path)
+    write_text(tmp_path / "tinyshakespeare")
+    (tmp_path / "-").write_text("this is not it")
+    with run.start(tmp_path / "run", PLAIN, ["./tinyshakespeare"]):
+        pass
+    assert resume(tmp_path / "run").state.step == 8
+    with open("tinyshakespeare", "rb") as pipe:
+        monkeypatch.setattr("sys.stdin", type("Stdin", (), {"buffer": pipe}))
+        with run.start(tmp_path / "piped", PLAIN, ["-"]):
+            pass
+    assert resume(tmp_path / "piped").state.step == 8
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"settings": {}, "sha256": "0"}'])
 def test_broken_settings(halfway: Path, tmp_path: Path, content: str) -> None:
     """A train.json that is no settings of a run is named."""
@@ -333,7 +348,7 @@ def test_a_run_that_diverges_keeps_what_was_good(tmp_path: Path, text: Path) -> 
     with pytest.raises(TinyLMError, match="Training stopped"):
         train(tmp_path / "run", config, text)
     model, tokenizer = load(tmp_path / "run")
-    assert len(generate(model, tokenizer, "e", max_tokens=5)) == 5
+    assert set(generate(model, tokenizer, "e", max_tokens=5)) <= set(text.read_text())
 
 
 # Folders
@@ -448,4 +463,4 @@ def test_any_unicode_trains_and_comes_back(tmp_path: Path) -> None:
     train(tmp_path / "run", dataclasses.replace(PLAIN, steps=2, sample_every=1), path)
     model, tokenizer = load(tmp_path / "run")
     assert tokenizer.decode(tokenizer.encode(sample)) == sample
-    assert len(generate(model, tokenizer, "\x00\r\n👩", max_tokens=20)) == 20
+    assert set(generate(model, tokenizer, "\x00\r\n👩", max_tokens=20)) <= set(sample)

@@ -276,3 +276,14 @@ def test_missing_files(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").symlink_to(os.devnull)
     with pytest.raises(TinyLMError, match=r"tokenizer.json: not a file$"):
         Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["z", "a\udcffb"], ids=["no unknown token", "half a surrogate pair"])
+def test_what_the_library_cannot_read(text: str) -> None:
+    """Text on which the library fails, with whatever it raises then, is refused as any other."""
+    tokenizer = Tokenizer(
+        tokenizers.Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, merges=[("a", "b")], unk_token="?"))
+    )
+    assert tokenizer.encode("aba") == [2, 0]
+    with pytest.raises(TinyLMError, match=r"the tokenizer cannot read this text \("):
+        tokenizer.encode(text)

@@ -43,9 +43,8 @@ def write_settings(
     folder: Path, config: TrainConfig, corpus: Corpus, data: Sequence[str], init_from: Path | None
 ) -> None:
     """Record in `train.json` all that a run depends on; `config.json` and the tokenizer are there already."""
-    items = [Path(item) for item in data]
-    if all(str(item) in NAMED or item.is_file() or item.is_dir() for item in items):
-        data = [str(item) if str(item) in NAMED else str(item.resolve()) for item in items]
+    if all(item in NAMED or (item != "-" and (Path(item).is_file() or Path(item).is_dir())) for item in data):
+        data = [item if item in NAMED else str(Path(item).resolve()) for item in data]
     else:  # a pipe can be read only once
         write_atomically(folder / TEXT, corpus.text())
         data = [str((folder / TEXT).resolve())]

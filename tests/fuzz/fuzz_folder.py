@@ -103,7 +103,7 @@ def edit(tree: Any, chance: Any) -> None:
         if not keys:
             return
         key = keys[chance.ConsumeIntInRange(0, len(keys) - 1)]
-        if not isinstance(tree[key], (dict, list)) or chance.ConsumeProbability() < 0.3:
+        if not isinstance(tree[key], (dict, list)) or chance.ConsumeProbability() < 0.15:
             break
         tree = tree[key]
     what = chance.ConsumeIntInRange(0, 9)
@@ -197,5 +197,6 @@ def seeds(folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    atheris.Setup([*sys.argv, str(seeds(work / "seeds"))], test_one_input)
+    one_input = any(Path(argument).is_file() for argument in sys.argv[1:])
+    atheris.Setup(sys.argv if one_input else [*sys.argv, str(seeds(work / "seeds"))], test_one_input)
     atheris.Fuzz()
