@@ -18,7 +18,7 @@ from tiny_runs import CONFIGS, PLAIN, RICH, SOAK, equal, weights_of
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.models.ops import on_cpu
 from mlx_tinylm.tokenizer import Tokenizer
-from mlx_tinylm.training.loop import Stepped, dropout_seed, make_step, run_steps, step_offsets, validate
+from mlx_tinylm.training.loop import Stepped, dropout_seed, make_step, mean_gradient, run_steps, step_offsets, validate
 from mlx_tinylm.training.state import TrainState, new_state
 from mlx_tinylm.training_config import TrainConfig
 
@@ -158,6 +158,7 @@ def masked_losses(config: TrainConfig, numbers: list[int], *, compiled: bool) ->
     offsets = mx.array(step_offsets(config, 0, len(IDS)))
     losses = []
     for number in numbers:
+        state.step = number
         mx.random.seed(dropout_seed(config.seed, number))
         loss, _ = step(offsets)
         losses.append(loss.item())
@@ -185,6 +186,24 @@ def test_windows_of_a_batch_have_masks_of_their_own() -> None:
     mx.random.seed(dropout_seed(0, 0))
     logits = np.array(state.model(mx.array(np.stack([IDS[:8], IDS[:8]]).astype(np.int32))))
     assert not np.allclose(logits[0], logits[1])
+
+
+def test_shares_of_a_batch_have_masks_of_their_own() -> None:
+    """No two shares of a step's batches draw their dropout masks from the same seed, and a mask never repeats."""
+    config = dataclasses.replace(PLAIN, grad_accumulation_steps=2, dropout=0.5)
+    state = fresh(config)
+    draws = []
+
+    def gradient_of(model: Any, share: mx.array) -> tuple[mx.array, Any]:
+        draws.append(mx.random.uniform().item())
+        return mx.array(1.0), {"x": mx.array(1.0)}
+
+    def seed_share(share: int) -> None:
+        mx.random.seed(dropout_seed(config.seed, 3, share))
+
+    mean_gradient(gradient_of, state.model, list(mx.zeros((2, 4), mx.int32)), seed_share)
+    assert len(draws) >= 2
+    assert len(set(draws)) == len(draws)
 
 
 def test_validation_has_no_dropout() -> None:

@@ -11,6 +11,7 @@ import mlx.nn as nn
 from mlx_tinylm.config import GPT2Config, ModelConfig
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.models.gpt2 import GPT2
+from mlx_tinylm.models.lanes import take_turns
 from mlx_tinylm.models.qwen3 import Qwen3
 
 
@@ -31,8 +32,8 @@ def is_quantisable(layer: nn.Module, group_size: int) -> bool:
 
 def use_device(name: str) -> None:
     """Compute on the "cpu" or the "gpu" from now on, or where MLX does by itself ("auto")."""
-    if name == "auto":
-        return
-    if not mx.is_available(mx.Device(getattr(mx, name), 0)):
-        raise TinyLMError(f"MLX has no {name} here; leave out --device")
-    mx.set_default_device(getattr(mx, name))
+    if name != "auto":
+        if not mx.is_available(mx.Device(getattr(mx, name), 0)):
+            raise TinyLMError(f"MLX has no {name} here; leave out --device")
+        mx.set_default_device(getattr(mx, name))
+    take_turns()

@@ -1,7 +1,8 @@
 """Work that is spread over the CPU's cores: each of MLX's CPU streams is a thread of its own.
 
 MLX's CPU back end runs one operation after the other, most of them on one core. Two halves of a batch on two streams
-keep two cores busy with everything, not only with matrix products. A GPU has one lane: it is parallel inside.
+keep two cores busy with everything, not only with matrix products, as long as their operations are handed out in
+turn: see `take_turns`. A GPU has one lane: it is parallel inside.
 """
 
 from __future__ import annotations
@@ -28,6 +29,21 @@ def lanes(most: int) -> list[mx.Stream]:
         set_threads(1)  # the lanes use the cores; BLAS threads would fight over them, spinning
         _keep_freed_memory()
     return streams
+
+
+def shares(count: int, parts: int) -> list[slice]:
+    """`count` things in `parts` pieces of nearly equal length."""
+    return [slice(count * i // parts, count * (i + 1) // parts) for i in range(parts)]
+
+
+def take_turns() -> None:
+    """Let MLX hand out work level by level, not lane by lane; must come before MLX first computes anything.
+
+    It walks a graph breadth first only up to a width (20 unless told), then depth first: one lane's whole pass, and
+    at ten operations under way it waits, while the other lane's core is idle. That cost a third of a step's time.
+    """
+    if on_cpu():
+        os.environ.setdefault("MLX_BFS_MAX_WIDTH", "1000")
 
 
 @functools.cache

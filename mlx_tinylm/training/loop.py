@@ -20,7 +20,7 @@ from mlx.utils import tree_flatten, tree_map
 from mlx_tinylm.dataset import Ids, batch_offsets
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.evaluation import Evaluation, evaluate
-from mlx_tinylm.models.lanes import lanes
+from mlx_tinylm.models.lanes import lanes, shares
 from mlx_tinylm.training.state import TrainState, kept_weights
 from mlx_tinylm.training_config import TrainConfig
 
@@ -53,10 +53,15 @@ def make_step(state: TrainState, config: TrainConfig, ids: Ids, *, compiled: boo
         return nn.losses.cross_entropy(model(windows[:, :-1]), windows[:, 1:], reduction="mean")
 
     gradient_of = nn.value_and_grad(state.model, loss_of)
+
+    def seed_share(share: int) -> None:
+        if not compiled:  # there a seed would be traced once and stay; run_steps sets it outside
+            mx.random.seed(dropout_seed(config.seed, state.step, share))
+
     captured = [state.model.state, state.optimizer.state, state.average, mx.random.state]
 
     def step(offsets: mx.array) -> tuple[mx.array, mx.array]:
-        loss, gradient = mean_gradient(gradient_of, state.model, list(offsets))
+        loss, gradient = mean_gradient(gradient_of, state.model, list(offsets), seed_share)
         gradient, norm = optim.clip_grad_norm(gradient, config.grad_clip or float("inf"))
         state.optimizer.update(state.model, gradient)
         if config.ema:
@@ -69,24 +74,27 @@ def make_step(state: TrainState, config: TrainConfig, ids: Ids, *, compiled: boo
     return functools.partial(mx.compile, inputs=captured, outputs=captured)(step) if compiled else step
 
 
-def mean_gradient(gradient_of: Gradient, model: nn.Module, batches: list[mx.array]) -> tuple[mx.array, Any]:
-    """Window offsets (B,) of each batch -> mean loss and mean gradient, each batch spread over the lanes."""
+def mean_gradient(
+    gradient_of: Gradient, model: nn.Module, batches: list[mx.array], seed_share: Callable[[int], None]
+) -> tuple[mx.array, Any]:
+    """Window offsets (B,) of each batch -> mean loss and mean gradient, each batch spread over the lanes.
+
+    `seed_share` is called before each share of a batch: with keys of its own for dropout, none waits for another.
+    """
     streams = lanes(batches[0].size)
     total = sum(batch.size for batch in batches)
-    losses, gradients = [], []
+    losses: list[mx.array] = []
+    gradients = []
     for batch in batches:
-        for stream, share in zip(streams, _split(batch, len(streams)), strict=True):
+        for stream, part in zip(streams, shares(batch.size, len(streams)), strict=True):
             with mx.stream(stream):
+                seed_share(len(losses))
+                share = batch[part]
                 loss, gradient = gradient_of(model, share)
                 weight = share.size / total
                 losses.append(weight * loss)
                 gradients.append(tree_map(lambda g, w=weight: w * g, gradient))
     return functools.reduce(mx.add, losses), functools.reduce(lambda a, b: tree_map(mx.add, a, b), gradients)
-
-
-def _split(batch: mx.array, parts: int) -> list[mx.array]:
-    """(B,) -> parts of nearly equal length."""
-    return mx.split(batch, [batch.size * i // parts for i in range(1, parts)]) if parts > 1 else [batch]
 
 
 def run_steps(
@@ -127,9 +135,9 @@ def step_offsets(config: TrainConfig, step: int, length: int) -> npt.NDArray[np.
     return offsets.reshape(config.grad_accumulation_steps, config.batch_size)
 
 
-def dropout_seed(seed: int, step: int) -> int:
-    """What MLX's generator is set to before step number `step`."""
-    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
+def dropout_seed(seed: int, step: int, share: int = 0) -> int:
+    """What MLX's generator is set to before a share of the batch of step number `step`."""
+    return int(np.random.SeedSequence([seed, step, share]).generate_state(1)[0])
 
 
 def validate(state: TrainState, config: TrainConfig, ids: Ids) -> Evaluation:
@@ -140,8 +148,7 @@ def validate(state: TrainState, config: TrainConfig, ids: Ids) -> Evaluation:
             pairs = [mx.array(inputs), mx.array(targets)]
             streams = lanes(len(inputs))
             rows = []
-            for i, stream in enumerate(streams):
-                part = slice(len(inputs) * i // len(streams), len(inputs) * (i + 1) // len(streams))
+            for stream, part in zip(streams, shares(len(inputs), len(streams)), strict=True):
                 with mx.stream(stream):
                     rows.append(nn.losses.cross_entropy(model(pairs[0][part]), pairs[1][part]))
             return np.array(mx.concatenate(rows))
