@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import errno
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -24,6 +25,7 @@ class Commands(click.Group):
     """Maps what goes wrong to one line and an exit code, once for all commands."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        warnings.showwarning = lambda message, *_, **__: display.note(f"note: {message}")
         try:
             return super().invoke(ctx)
         except TinyLMError as error:
@@ -217,13 +219,14 @@ def train(
 
     require_mlx(device)
     from mlx_tinylm.training import run, run_folder
+    from mlx_tinylm.training_display import show_training
 
     if resume:
         opened = run.resume(resume, changes, data)
     else:
         opened = run.start(out or run_folder.fresh_folder(), config, data, init_from, force, given=changes.keys())
     with opened as running:
-        display.show_training(running)
+        show_training(running)
 
 
 @main.command()

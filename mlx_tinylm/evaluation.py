@@ -99,10 +99,12 @@ def evaluate_text(
     Without `data` it is the text the model was trained on, and there the held-out tenth. `baselines` adds the losses
     of n-gram models of the other nine tenths, `memorised` the share of what the model writes that stands there.
     """
+    held_out = not data or all(item in NAMED for item in data)
+    if (baselines or memorised) and not held_out:
+        raise TinyLMError("--baselines and --memorised need the text the model was trained on; leave out --data")
     folder = open_folder(weights)
     model = load_model(folder, backend)
     corpus = open_corpus(data or recorded_data(weights))
-    held_out = not data or all(item in NAMED for item in data)
     tokenizer = folder.tokenizer
     dataset = Dataset(encode_corpus(corpus, tokenizer))
     ids = dataset.validation if held_out else dataset.ids
@@ -118,8 +120,6 @@ def evaluate_text(
         "perplexity": result.perplexity,
         "bits_per_char": result.bits_per_char,
     }
-    if (baselines or memorised) and not held_out:
-        raise TinyLMError("--baselines and --memorised need the text the model was trained on; leave out --data")
     if baselines:
         losses = ngram_losses(dataset.train, dataset.validation, folder.config.vocab_size)
         facts |= {f"{n}_gram_loss": loss for n, loss in enumerate(losses, start=1)}

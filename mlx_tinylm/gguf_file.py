@@ -11,9 +11,9 @@ from typing import Any
 
 from mlx_tinylm.config import GPT2Config, ModelConfig
 from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.layout import transposed
 from mlx_tinylm.tensor_files import Tensors
 from mlx_tinylm.tokenizer import END_OF_TEXT, Tokenizer
-from mlx_tinylm.weights import transposed
 
 GGUF = "model.gguf"
 

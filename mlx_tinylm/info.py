@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mlx_tinylm.generation import has_mlx
-from mlx_tinylm.weights import count_parameters, open_folder, tensor_shapes
+from mlx_tinylm.layout import count_parameters, tensor_shapes
+from mlx_tinylm.weights import open_folder
 
 PACKAGES = ("mlx-tinylm", "mlx", "numpy", "tokenizers", "safetensors")
 

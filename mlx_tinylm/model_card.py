@@ -14,8 +14,9 @@ from mlx_tinylm.config import GPT2Config, ModelConfig
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.files import read, read_json
 from mlx_tinylm.gguf_file import GGUF
+from mlx_tinylm.layout import count_parameters
 from mlx_tinylm.tokenizer import Tokenizer
-from mlx_tinylm.weights import ModelFolder, count_parameters
+from mlx_tinylm.weights import ModelFolder
 
 CARD = "README.md"
 

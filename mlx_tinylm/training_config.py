@@ -74,7 +74,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
             value, limits = getattr(self, item.name), item.metadata
-            if (value is None and item.default is None) or (value is None and is_optional(item)):
+            if value is None and is_optional(item):
                 continue
             if "choices" in limits:
                 choices = ", ".join(limits["choices"])

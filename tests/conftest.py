@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from mlx_tinylm.config import ModelConfig
+from mlx_tinylm.layout import tensor_shapes
 from mlx_tinylm.platform_blas import use_fast_blas
 from mlx_tinylm.tensor_files import Tensors, write_tensors
 from mlx_tinylm.tokenizer import Tokenizer
-from mlx_tinylm.weights import tensor_shapes, write_folder
+from mlx_tinylm.weights import write_folder
 
 # Test files import MLX before anything that would set this up, and by then it is too late.
 use_fast_blas()

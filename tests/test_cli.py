@@ -302,6 +302,16 @@ def test_help(name: str, found: click.Command) -> None:
     assert max(map(len, result.stdout.splitlines())) <= 100
 
 
+def test_a_warning_is_one_line(there: Path, tmp_path: Path) -> None:
+    """What a library would warn of is a plain note on stderr, once, and the command goes on."""
+    shutil.copytree(there / "model", tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"auto_map": {"AutoModel": "evil.Model"}}))
+    result = command(tmp_path, "info", tmp_path / "model")
+    assert result.returncode == 0
+    assert result.stderr == f"note: {config}: auto_map ignored; no code from a model folder is ever run\n"
+
+
 @pytest.mark.parametrize(("name", "found"), commands())
 def test_every_option_shows_its_default(name: str, found: click.Command) -> None:
     """Each option has a help text and shows its default, unless it is a flag or required."""

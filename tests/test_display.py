@@ -17,19 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_tinylm.display import (
-    advice,
-    conclusion,
-    facts,
-    note,
-    preset_table,
-    stopped_by_signals,
-    stream_text,
-    table,
-    visible,
-)
+from mlx_tinylm.display import facts, note, preset_table, stream_text, table, visible
 from mlx_tinylm.tokenizer import Tokenizer
 from mlx_tinylm.training_config import PRESETS, TrainConfig
+from mlx_tinylm.training_display import advice, conclusion, stopped_by_signals
 
 
 def test_table() -> None:

@@ -25,9 +25,10 @@ from mlx_tinylm.config import GPT2Config, ModelConfig, Quantization, Qwen3Config
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.export import export
 from mlx_tinylm.generation import load
+from mlx_tinylm.layout import tensor_shapes, transposed
 from mlx_tinylm.model_card import Training
 from mlx_tinylm.tensor_files import Tensors, read_safetensors, write_tensors
-from mlx_tinylm.weights import open_folder, tensor_shapes, transposed
+from mlx_tinylm.weights import open_folder
 
 GPT2 = GPT2Config(vocab_size=50, context=24, width=64, layers=2, heads=4, eos_ids=(49,))
 QWEN3 = Qwen3Config(

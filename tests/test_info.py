@@ -65,7 +65,7 @@ def test_model(config: ModelConfig, tmp_path: Path) -> None:
 def test_parameters_by_hand() -> None:
     """GPT-2's count is the sum in closed form, so no matrix or bias is forgotten."""
     V, C, D, L = 13, 8, 32, 2
-    from mlx_tinylm.weights import count_parameters
+    from mlx_tinylm.layout import count_parameters
 
     assert count_parameters(GPT2) == V * D + C * D + L * (12 * D * D + 13 * D) + 2 * D
     H, G, K, F = 2, 1, 6, 20

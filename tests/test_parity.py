@@ -25,12 +25,12 @@ from hypothesis import strategies as st
 import mlx_tinylm
 from mlx_tinylm.config import GPT2Config, ModelConfig, Quantization, Qwen3Config, SampleConfig
 from mlx_tinylm.generation import generate, load, stream_generate
+from mlx_tinylm.layout import transposed
 from mlx_tinylm.models import build
 from mlx_tinylm.models.inference import MLXModel
 from mlx_tinylm.numpy_models import NumpyModel
 from mlx_tinylm.numpy_models.quantization import dequantise
 from mlx_tinylm.tensor_files import write_tensors
-from mlx_tinylm.weights import transposed
 
 TOLERANCE = 5e-5
 

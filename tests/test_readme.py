@@ -28,9 +28,10 @@ COMMANDS = sorted(
 def test_every_command_is_one_the_program_takes(command: str) -> None:
     """Each `mlx-tinylm` command in the README has a command and options that exist, with values they accept."""
     name, *arguments = shlex.split(command)[1:]
-    found = main.get_command(click.Context(main), name)
+    context = main.make_context("mlx-tinylm", [name])
+    found = main.get_command(context, name)
     assert found is not None, f"the README shows {name!r}, which is no command"
-    found.make_context(name, arguments)
+    found.make_context(name, arguments, parent=context)
 
 
 def test_the_files_it_lists_exist() -> None:

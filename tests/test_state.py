@@ -13,10 +13,10 @@ from tiny_runs import PLAIN, RICH, equal, weights_of
 
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.evaluation import Evaluation
+from mlx_tinylm.layout import tensor_shapes
 from mlx_tinylm.training.loop import validate
 from mlx_tinylm.training.state import TrainState, check_memory, kept_tensors, kept_weights, new_state
 from mlx_tinylm.training_config import TrainConfig
-from mlx_tinylm.weights import tensor_shapes
 
 VOCABULARY = 66
 SHAPES = [

@@ -11,8 +11,8 @@ import pytest
 
 from mlx_tinylm.config import GPT2Config, Qwen3Config, model_config_from_json
 from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.layout import tensor_shapes
 from mlx_tinylm.training_config import DEFAULT_PRESET, PRESETS, TrainConfig, is_optional, preset
-from mlx_tinylm.weights import tensor_shapes
 
 FIELDS = {item.name: item for item in dataclasses.fields(TrainConfig)}
 NUMBERS = [name for name, item in FIELDS.items() if "choices" not in item.metadata]

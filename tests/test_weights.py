@@ -110,14 +110,15 @@ def test_small_files(config: ModelConfig, folder: Path) -> None:
 
 
 def test_code_in_a_folder_is_never_run(folder: Path) -> None:
-    """Keys that make other tools import a file from the folder, and the file, are left alone."""
+    """Keys that make other tools import a file from the folder, and the file, are left alone, with a note."""
     raw = json.loads((folder / "config.json").read_text())
     raw |= {"auto_map": {"AutoModelForCausalLM": "evil.Model"}, "model_file": "evil.py"}
     (folder / "config.json").write_text(json.dumps(raw))
     (folder / "evil.py").write_text("raise SystemExit('run')")
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04cos\nsystem\n")
     for backend in ("numpy", "mlx"):
-        load(folder, backend)
+        with pytest.warns(UserWarning, match="auto_map and model_file ignored; no code from a model folder is ever"):
+            load(folder, backend)
     assert "evil" not in sys.modules
 
 

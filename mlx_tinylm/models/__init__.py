@@ -10,9 +10,11 @@ import mlx.nn as nn
 
 from mlx_tinylm.config import GPT2Config, ModelConfig
 from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.layout import transposed
 from mlx_tinylm.models.gpt2 import GPT2
 from mlx_tinylm.models.lanes import take_turns
 from mlx_tinylm.models.qwen3 import Qwen3
+from mlx_tinylm.tensor_files import Tensors
 
 
 def build(config: ModelConfig, dropout: float = 0.0) -> GPT2 | Qwen3:
@@ -23,6 +25,12 @@ def build(config: ModelConfig, dropout: float = 0.0) -> GPT2 | Qwen3:
         nn.quantize(model, group, bits, class_predicate=lambda _, layer: is_quantisable(layer, group))
     model.eval()
     return model
+
+
+def load_stored(model: GPT2 | Qwen3, tensors: Tensors) -> None:
+    """Fill in tensors in the stored layout, all of the model's."""
+    stored = transposed(tensors) if model.config.family == "gpt2" else tensors
+    model.load_weights([(name, mx.array(tensor)) for name, tensor in stored.items()])
 
 
 def is_quantisable(layer: nn.Module, group_size: int) -> bool:

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_tinylm.config import ModelConfig
-from mlx_tinylm.models import build
+from mlx_tinylm.models import build, load_stored
 from mlx_tinylm.models.cache import KVCache
 from mlx_tinylm.tensor_files import Tensors
-from mlx_tinylm.weights import ModelFolder, transposed
+from mlx_tinylm.weights import ModelFolder
 
 
 class MLXModel:
@@ -37,10 +37,8 @@ class MLXModel:
     @classmethod
     def with_tensors(cls, config: ModelConfig, tensors: Tensors) -> MLXModel:
         """The model that `config` describes, with its stored tensors."""
-        if config.family == "gpt2":
-            tensors = transposed(tensors)
         module = build(config)
-        module.load_weights([(name, mx.array(tensor)) for name, tensor in tensors.items()])
+        load_stored(module, tensors)
         mx.eval(module.parameters())
         return cls(module)
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from mlx_tinylm.config import Quantization
 from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.layout import transposed
 from mlx_tinylm.tensor_files import Tensors
-from mlx_tinylm.weights import transposed
 
 GROUP_SIZES = (64, 32)  # a larger group costs less memory; 64 is what mlx-lm takes
 

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_tinylm.config import Quantization
+from mlx_tinylm.layout import transposed
 from mlx_tinylm.tensor_files import Tensors
-from mlx_tinylm.weights import transposed
 
 
 def dequantised(tensors: Tensors, quantization: Quantization) -> Tensors:

@@ -19,6 +19,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.files import make_folder, read_sealed, remove, sealed, sha256_of, sync_folder, write_atomically
 from mlx_tinylm.tensor_files import read_safetensors, write_tensors
+from mlx_tinylm.training.run_folder import CHECKPOINTS
 from mlx_tinylm.training.state import TrainState
 
 KEEP = 2
@@ -27,7 +28,7 @@ STATE = "state.json"
 
 def save(run: Path, state: TrainState, progress: dict[str, Any]) -> Path:
     """Write a checkpoint of `state` and `progress` (JSON) and return its folder; the newest KEEP stay."""
-    final = run / "checkpoints" / _name(state.step)
+    final = run / CHECKPOINTS / _name(state.step)
     beside = final.with_name(f".{final.name}.tmp")
     if not run.is_dir():
         raise TinyLMError(f"{run}: is gone")
@@ -72,7 +73,7 @@ def _name(step: int) -> str:
 
 def saved(run: Path) -> list[Path]:
     """The checkpoints of a run, the newest first."""
-    found = (path for path in (run / "checkpoints").glob("[0-9]*") if path.name.isdecimal())
+    found = (path for path in (run / CHECKPOINTS).glob("[0-9]*") if path.name.isdecimal())
     return sorted(found, key=lambda path: int(path.name), reverse=True)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,11 +15,11 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_tinylm.config import ModelConfig
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.models import build
+from mlx_tinylm.layout import count_parameters, transposed
+from mlx_tinylm.models import build, load_stored
 from mlx_tinylm.tensor_files import Tensors
 from mlx_tinylm.training.optimizer import build_optimizer
 from mlx_tinylm.training_config import TrainConfig
-from mlx_tinylm.weights import tensor_shapes, transposed
 
 
 @dataclass
@@ -39,9 +38,8 @@ def check_memory(config: TrainConfig, model_config: ModelConfig) -> None:
     The need is counted low: weights, gradient and two moments, and of a step's intermediate results only the logits,
     their gradient, and ten vectors for each block and character.
     """
-    parameters = sum(math.prod(shape) for shape in tensor_shapes(model_config).values())
     numbers = 2 * model_config.vocab_size + 10 * config.layers * config.width
-    need = 4 * (4 * parameters + config.batch_size * config.context * numbers)
+    need = 4 * (4 * count_parameters(model_config) + config.batch_size * config.context * numbers)
     have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if need > have:
         raise TinyLMError(
@@ -56,8 +54,7 @@ def new_state(config: TrainConfig, model_config: ModelConfig, weights: Tensors |
     if weights is None:
         initialise(model, config.seed)
     else:
-        stored = transposed(weights) if model_config.family == "gpt2" else weights
-        model.load_weights([(name, mx.array(tensor)) for name, tensor in stored.items()])
+        load_stored(model, weights)
     optimizer = build_optimizer(config)
     optimizer.init(model.trainable_parameters())
     average = dict(tree_flatten(model.trainable_parameters())) if config.ema else {}

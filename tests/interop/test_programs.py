@@ -29,7 +29,8 @@ from other_tools import (
 
 from mlx_tinylm.config import Quantization
 from mlx_tinylm.generation import generate, load
-from mlx_tinylm.weights import open_folder, tensor_shapes
+from mlx_tinylm.layout import tensor_shapes
+from mlx_tinylm.weights import open_folder
 
 LENGTH = 40
 FAMILIES = ["gpt2", "qwen3"]
