@@ -144,6 +144,7 @@ def main(debug: bool) -> None:
     mlx-tinylm eval                         # how good is it?
     mlx-tinylm info                         # what is it made of?
     mlx-tinylm export weights/run-1 --out x # for mlx-lm, transformers, LM Studio
+    mlx-tinylm bench                        # how fast is this machine?
     """
     display.print_anything()
 
@@ -380,6 +381,25 @@ def info(weights: Path | None, as_json: bool) -> None:
 
     facts = system_facts() | (model_facts(weights) if weights else {})
     click.echo(json.dumps(facts) if as_json else display.facts(facts))
+
+
+@main.command()
+@json_option
+def bench(as_json: bool) -> None:
+    """Measure how fast this machine trains and writes, in about a minute.
+
+    Nothing else should be at work meanwhile. The table is made to be pasted into an issue.
+
+    \b
+    mlx-tinylm bench
+    mlx-tinylm bench --json
+    """
+    from mlx_tinylm.benchmark import measurements
+
+    if as_json:
+        click.echo(json.dumps(dict(measurements())))
+    else:
+        display.rows_as_they_come(measurements())
 
 
 def shipped() -> Path:

@@ -24,6 +24,12 @@ def table(rows: Iterable[tuple[object, object]]) -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in cells)
 
 
+def rows_as_they_come(rows: Iterable[tuple[str, Any]]) -> None:
+    """Print two columns whose rows take a while to be known."""
+    for name, value in rows:
+        print(f"{name:<34}{value:,}" if isinstance(value, int) else f"{name:<34}{value}", flush=True)
+
+
 def facts(content: dict[str, Any]) -> str:
     """The table that `info` prints, with the tensors of a model below it."""
     tensors = content.get("tensors", {})

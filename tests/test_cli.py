@@ -333,6 +333,7 @@ SCRIPTED = {  # what scripts may rely on
     "export": "--out --dtype --quantize --force",
     "info": "--json",
     "data": "",
+    "bench": "--json",
 }
 
 
