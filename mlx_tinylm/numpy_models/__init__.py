@@ -14,6 +14,7 @@ import numpy.typing as npt
 from mlx_tinylm.config import GPT2Config, ModelConfig
 from mlx_tinylm.numpy_models.cache import KVCache
 from mlx_tinylm.numpy_models.gpt2 import GPT2
+from mlx_tinylm.numpy_models.packing import packed
 from mlx_tinylm.numpy_models.quantization import dequantised
 from mlx_tinylm.numpy_models.qwen3 import Qwen3
 from mlx_tinylm.tensor_files import Tensors
@@ -57,8 +58,8 @@ def build(config: ModelConfig, tensors: Tensors) -> GPT2 | Qwen3:
     if config.quantization:
         tensors = dequantised(tensors, config.quantization)
     if not isinstance(config, GPT2Config):
-        return Qwen3.prepare(config, tensors)
-    return GPT2.prepare(config, tensors)
+        return packed(Qwen3.prepare(config, tensors))
+    return packed(GPT2.prepare(config, tensors))
 
 
 def _quiet() -> np.errstate:

@@ -50,7 +50,9 @@ def attend(q: Array, k: Array, v: Array) -> Array:
     """
     T, H, K = q.shape
     G, S, _ = k.shape
-    q = q.reshape(T, G, H // G, K).transpose(1, 2, 0, 3).reshape(G, -1, K)  # (G, R T, K)
+    if T > 1:
+        q = q.reshape(T, G, H // G, K).transpose(1, 2, 0, 3)
+    q = q.reshape(G, -1, K)  # (G, R T, K)
     weights = q @ k.swapaxes(1, 2)  # (G, R T, S)
     if T > 1:
         by_query = weights.reshape(-1, T, S)

@@ -9,6 +9,7 @@ What is the same at every step is done once, by `prepare`: matrices with the sam
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,8 +74,11 @@ class Qwen3:
 
 def rms_norm(x: Array, eps: float) -> Array:
     """(..., D) -> (..., D) of length 1; the norm's weight and sqrt(D) are in what comes next."""
-    squares = (x[..., None, :] @ x[..., None])[..., 0]  # (..., 1)
-    y: Array = x / np.sqrt(squares + eps * x.shape[-1])
+    if x.size == x.shape[-1]:  # one row, as for a single new id: plain numbers cost less than arrays of one
+        row = x.ravel()
+        return x * np.float32(1 / math.sqrt(row.dot(row) + eps * x.size))
+    squares = np.einsum("...d,...d->...", x, x)[..., None]  # (..., 1)
+    y: Array = x / np.sqrt(squares + np.float32(eps * x.shape[-1]))
     return y
 
 
@@ -83,8 +87,10 @@ def attention(block: Block, x: Array, turns: npt.NDArray[np.complex64], eps: flo
     rotated, K = block.qk_norm.shape  # H + G heads are normed and turned, G are not
     heads = (x @ block.qkv_proj).reshape(len(x), -1, K)  # (T, H + 2G, K)
     kv_heads = heads.shape[1] - rotated
-    qk = rms_norm(heads[:, :rotated], eps) * block.qk_norm
-    qk = (qk.view(np.complex64) * turns).view(np.float32)
+    qk = rms_norm(heads[:, :rotated], eps)
+    qk *= block.qk_norm
+    pairs = qk.view(np.complex64)
+    pairs *= turns
     q = qk[:, :-kv_heads]
     k = qk[:, -kv_heads:].swapaxes(0, 1)  # (G, T, K)
     v = heads[:, rotated:].swapaxes(0, 1)
@@ -109,7 +115,11 @@ def mlp(block: Block, x: Array) -> Array:
     """SwiGLU (Shazeer 2020): (T, D) -> (T, D)."""
     half_gate, up = (x @ block.gate_up_proj).reshape(len(x), 2, -1).swapaxes(0, 1)  # (T, F) each
     # silu(g) = g / (1 + exp(-g)) = g/2 (1 + tanh(g/2)), which cannot overflow
-    y: Array = ((np.tanh(half_gate) + 1) * half_gate * up) @ block.down_proj
+    hidden = np.tanh(half_gate)
+    hidden *= half_gate
+    hidden += half_gate
+    hidden *= up
+    y: Array = hidden @ block.down_proj
     return y
 
 
