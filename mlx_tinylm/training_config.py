@@ -141,6 +141,19 @@ PRESETS: Mapping[str, TrainConfig] = {
         weight_decay=0.0,
         schedule="linear",
     ),
+    # The size and settings of nanoGPT's model of the same text (github.com/karpathy/nanoGPT), for a GPU.
+    "baby": TrainConfig(
+        layers=6,
+        heads=6,
+        width=384,
+        dropout=0.2,
+        learning_rate=1e-3,
+        beta2=0.99,
+        grad_clip=1.0,
+        warmup_steps=100,
+        schedule="cosine",
+        batch_size=64,
+    ),
     # The run of the article that this program grew from.
     "seed": TrainConfig(dropout=0.2, weight_decay=0.01, beta2=0.999),
     # A first look, in about a minute on two CPU cores.

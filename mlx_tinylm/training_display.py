@@ -177,10 +177,12 @@ def advice(run: Run) -> str:
     progress = run.progress
     if progress.last_loss is None or progress.best_loss is None or progress.train_loss is None:
         return ""
+    # Tiny Shakespeare with Muon: stronger decay helped wherever there was overfitting, dropout made it worse.
+    cure = "a stronger --muon-weight-decay" if run.config.optimizer == "muon" else "more --dropout"
     if progress.last_loss > OVERFITS * progress.best_loss:
-        return "It overfits: it goes on learning the text by heart. Try more text, more --dropout, or fewer --steps."
+        return f"It overfits: it goes on learning the text by heart. Try more text, {cure}, or fewer --steps."
     if progress.train_loss < 0.85 * progress.last_loss:
-        return "It begins to learn the text by heart; more text or more --dropout would help more than more steps."
+        return f"It begins to learn the text by heart; more text or {cure} would help more than more steps alone."
     return "It does not overfit yet: more --steps or a larger model would make it better."
 
 

@@ -155,6 +155,14 @@ def test_advice(losses: dict[str, float], expected: str) -> None:
     assert advice(run_of(**losses)).startswith(expected)
 
 
+def test_advice_names_what_the_optimizer_has() -> None:
+    """The cure for overfitting is a setting that works with the run's optimizer."""
+    run = run_of(last_loss=1.6)
+    assert "more --dropout" in advice(run)
+    run.config = TrainConfig(steps=10, optimizer="muon")
+    assert "a stronger --muon-weight-decay" in advice(run)
+
+
 def test_conclusion_of_a_whole_run() -> None:
     """A finished run says how good it is and how to write with it, and not how to go on."""
     text = conclusion(run_of())

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from mlx_tinylm.models.ops import attention, exp, gelu, silu
+from mlx_tinylm.models.ops import attention, exp, gelu, rope, silu
 
 Array = npt.NDArray[Any]
 # B, H, G, T, S, K: equal heads and shared ones, one query and many, more keys than queries, more than one block.
@@ -207,3 +207,18 @@ def test_exp_never_falls() -> None:
     x = np.linspace(-3, 3, 100_001).astype(np.float32)
     y = np.array(exp(mx.array(x)))
     assert (np.diff(y) >= -2e-7 * y[1:]).all()
+
+
+@pytest.mark.parametrize("position", [0, 1, 255, 30_000])
+@pytest.mark.parametrize("theta", [10_000.0, 1e6])
+def test_rope_of_one_position(position: int, theta: float) -> None:
+    """A single position is turned as the formula says, and as MLX's fused operation turns it."""
+    x = np.random.default_rng(0).normal(size=(2, 3, 1, 8)).astype(np.float32)
+    angles = position * theta ** (-np.arange(4) / 4)
+    first, second = x[..., :4], x[..., 4:]
+    turned = [first * np.cos(angles) - second * np.sin(angles), second * np.cos(angles) + first * np.sin(angles)]
+    ours = np.array(rope(mx.array(x), position, theta))
+    tolerance = 1e-6 + 3e-7 * position  # an angle in float32 is that far from the true one
+    np.testing.assert_allclose(ours, np.concatenate(turned, -1), atol=tolerance)
+    fused = mx.fast.rope(mx.array(x), 8, traditional=False, base=theta, scale=1.0, offset=position)
+    np.testing.assert_allclose(ours, np.array(fused), atol=tolerance)

@@ -15,6 +15,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 # Adding 1.5 * 2^23 to a small float32 leaves its nearest whole number in the lowest bits of the sum.
 _ROUNDER = 12582912.0
@@ -70,6 +71,25 @@ def silu(x: mx.array) -> mx.array:
 def _gate(x: mx.array) -> mx.array:
     """The sigmoid on a CPU: for a few numbers one slow operation beats twenty fast ones."""
     return mx.sigmoid(x) if x.size < _FEW else _sigmoid(x)
+
+
+def rope(x: mx.array, start: int, theta: float) -> mx.array:
+    """(B, H, T, K), of which the first stands at position `start`: pairs i, i + K / 2 turned (RoPE, Su et al. 2021)."""
+    if on_cpu() and x.shape[2] == 1:
+        return x @ _turn(start, x.shape[3], theta)  # one operation for all layers' queries and keys, not sixteen
+    return mx.fast.rope(x, x.shape[3], traditional=False, base=theta, scale=1.0, offset=start)
+
+
+@lru_cache(maxsize=2)
+def _turn(position: int, head_dim: int, theta: float) -> mx.array:
+    """(K, K): the rotation at one position."""
+    half = np.arange(head_dim // 2)
+    # In float32 as in mx.fast.rope: far along, exact angles would differ from those the model was trained with.
+    angles = np.float32(position) * (theta ** (-half / len(half))).astype(np.float32)
+    turn = np.zeros((head_dim, head_dim), np.float32)
+    turn[half, half] = turn[half + len(half), half + len(half)] = np.cos(angles)
+    turn[half, half + len(half)], turn[half + len(half), half] = np.sin(angles), -np.sin(angles)
+    return mx.array(turn)
 
 
 def attention(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.array:

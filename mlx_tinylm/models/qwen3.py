@@ -10,7 +10,7 @@ import mlx.nn as nn
 
 from mlx_tinylm.config import Qwen3Config
 from mlx_tinylm.models.cache import KVCache
-from mlx_tinylm.models.ops import attention, silu
+from mlx_tinylm.models.ops import attention, rope, silu
 
 
 class Attention(nn.Module):
@@ -38,15 +38,8 @@ class Attention(nn.Module):
         return self.o_proj(y.transpose(0, 2, 1, 3).reshape(B, T, -1))
 
     def rotated(self, x: mx.array, start: int) -> mx.array:
-        """(B, T, H, K) -> (B, H, T, K), pairs turned by their position (RoPE, Su et al. 2021)."""
-        return mx.fast.rope(
-            x.transpose(0, 2, 1, 3),
-            self.head_dim,
-            traditional=False,
-            base=self.theta,
-            scale=1.0,
-            offset=start,
-        )
+        """(B, T, H, K) -> (B, H, T, K), pairs turned by their position."""
+        return rope(x.transpose(0, 2, 1, 3), start, self.theta)
 
 
 class MLP(nn.Module):
