@@ -135,18 +135,23 @@ def _scanned(name: str, sources: tuple[Path, ...]) -> Corpus:
     import numpy as np  # not at the top: naming a corpus and asking for help must not wait for it
 
     seen = np.zeros(sys.maxunicode + 1, dtype=np.bool_)
+    ascii_seen = b""
     digest, size, characters = hashlib.sha256(), 0, 0
     for piece in _pieces(sources, PIECE):
         encoded = piece.encode()
         digest.update(encoded)
         size += len(encoded)
         characters += len(piece)
+        if len(encoded) == len(piece):  # ASCII: what is left after deleting what was seen before is new
+            ascii_seen = bytes(sorted({*ascii_seen, *encoded.translate(None, ascii_seen)}))
+            continue
         codes = np.frombuffer(piece.encode("utf-32-le"), dtype="<u4")
         # Looking is several times as fast as marking, most so with "clip", which spares a check of the range.
         if not seen.take(codes, mode="clip").all():
             seen[codes] = True
     if not characters:
         raise TinyLMError(f"{name or 'no data'}: there is no text in it. Name a file with text.")
+    seen[list(ascii_seen)] = True
     alphabet = "".join(map(chr, np.flatnonzero(seen).tolist()))
     return Corpus(name, sources, digest.hexdigest(), size, characters, alphabet)
 

@@ -21,6 +21,7 @@ from mlx_tinylm.files import read
 
 END_OF_TEXT = "<|endoftext|>"
 CODE_POINTS = 0x110000
+UNKNOWN = 255  # in the table for ASCII: no id, or one too large for a byte
 
 
 class Detokenizer(Protocol):
@@ -45,6 +46,8 @@ class Tokenizer:
         if self.alphabet is not None:
             self._id_of = np.full(CODE_POINTS, -1, np.int32)
             self._id_of[_code_points(self.alphabet)] = np.arange(len(self.alphabet), dtype=np.int32)
+            ids = self._id_of[:128]
+            self._ascii = bytes(UNKNOWN if not 0 <= id < UNKNOWN else id for id in ids) + bytes([UNKNOWN]) * 128
 
     @classmethod
     def from_alphabet(cls, alphabet: str) -> Tokenizer:
@@ -93,6 +96,10 @@ class Tokenizer:
         """Str of n characters -> (n,) int32 for a character tokenizer; (number of ids,) for others."""
         if self.alphabet is None:
             return np.array(self.encode(text), np.int32)
+        if text.isascii():  # ten times as fast, wherever all of it has small ids
+            small = np.frombuffer(text.encode().translate(self._ascii), np.uint8)
+            if not small.size or small.max() < UNKNOWN:
+                return small.astype(np.int32)
         ids: npt.NDArray[np.int32] = self._id_of[_code_points(text)]
         if ids.size and ids.min() < 0:
             place = int(np.argmin(ids))
