@@ -54,11 +54,11 @@ def exported(written: Exported) -> str:
 def preset_table() -> str:
     """The presets side by side, for the help of `train`."""
     names = ["family", "layers", "heads", "width", "context", "batch_size", "steps", "optimizer"]
-    names += ["learning_rate", "schedule", "dropout"]
-    lines = ["\b", "Presets" + " " * 9 + "".join(f"{name:>10}" for name in PRESETS)]
+    names += ["learning_rate", "muon_weight_decay", "schedule", "dropout"]
+    lines = ["\b", f"{'Presets':<18}" + "".join(f"{name:>10}" for name in PRESETS)]
     for name in names:
         values = (str(getattr(settings, name)) for settings in PRESETS.values())
-        lines.append(f"{name.replace('_', '-'):<16}" + "".join(f"{value:>10}" for value in values))
+        lines.append(f"{name.replace('_', '-'):<18}" + "".join(f"{value:>10}" for value in values))
     return "\n".join(lines)
 
 

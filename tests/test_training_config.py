@@ -11,7 +11,7 @@ import pytest
 
 from mlx_tinylm.config import GPT2Config, Qwen3Config, model_config_from_json
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.layout import tensor_shapes
+from mlx_tinylm.layout import count_parameters, tensor_shapes
 from mlx_tinylm.training_config import DEFAULT_PRESET, PRESETS, TrainConfig, is_optional, preset
 
 FIELDS = {item.name: item for item in dataclasses.fields(TrainConfig)}
@@ -98,6 +98,16 @@ def test_the_article_s_run() -> None:
     assert (seed.family, seed.layers, seed.heads, seed.width, seed.context) == ("gpt2", 3, 4, 256, 256)
     assert (seed.batch_size, seed.steps, seed.optimizer, seed.learning_rate) == (16, 5000, "adamw", 3e-4)
     assert (seed.schedule, seed.warmup_steps, seed.dropout) == ("constant", 0, 0.2)
+
+
+@pytest.mark.parametrize(("name", "steps"), [("tiny", 1000), ("best", 5000)])
+def test_small_presets_are_small(name: str, steps: int) -> None:
+    """What these two reach is reached with 2.5 million parameters and steps of 16 windows of 256."""
+    config = PRESETS[name]
+    assert count_parameters(config.model_config(66, 65)) <= 2_500_000
+    assert config.steps <= steps
+    assert (config.batch_size, config.grad_accumulation_steps, config.context) == (16, 1, 256)
+    assert config.width % 32 == 0
 
 
 def test_unknown_preset() -> None:
