@@ -17,8 +17,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-# Adding 1.5 * 2^23 to a small float32 leaves its nearest whole number in the lowest bits of the sum.
-_ROUNDER = 12582912.0
+# Adding 1.5 * 2^23 to a small float32 leaves its nearest whole number in the lowest bits of the sum; 127 more
+# makes that number the exponent of a float32.
+_ROUNDER = 12582912.0 + 127
+_LOG2_E = math.log2(math.e)
 # 2^f for f in [-0.5, 0.5]: the polynomial of least relative error (8e-8), highest power first.
 _EXP2 = (0.00132764716, 0.00967554137, 0.0555071328, 0.240221197, 0.693146967, 1.0)
 _GELU_SLOPE = 2 * math.sqrt(2 / math.pi)
@@ -33,21 +35,19 @@ def on_cpu() -> bool:
     return bool(mx.default_device() == mx.cpu)
 
 
-def exp(x: mx.array) -> mx.array:
-    """e^x by products and sums; float32, results below 2^-126 become 2^-126 and above 2^127 2^127."""
-    scaled = mx.clip(x * math.log2(math.e), -126.0, 127.0)
-    rounded = scaled + _ROUNDER
-    fraction = scaled - (rounded - _ROUNDER)
+def exp2(x: mx.array) -> mx.array:
+    """2^x by products and sums, for float32 x in [-126, 127]."""
+    rounded = x + _ROUNDER
+    fraction = x - (rounded - _ROUNDER)
     power = _EXP2[0] * fraction + _EXP2[1]
     for coefficient in _EXP2[2:]:
         power = power * fraction + coefficient
-    whole = ((rounded.view(mx.int32) + 127) << 23).view(mx.float32)  # the exponent bits of a float32
-    return power * whole
+    return power * (rounded.view(mx.int32) << 23).view(mx.float32)
 
 
 @mx.custom_function
 def _sigmoid(x: mx.array) -> mx.array:
-    return 1.0 / (1.0 + exp(-x))
+    return 1.0 / (1.0 + exp2(mx.clip(x * -_LOG2_E, -126.0, 127.0)))
 
 
 @_sigmoid.vjp
@@ -119,7 +119,8 @@ def _mask(queries: int, keys: int) -> mx.array:
 
 @mx.custom_function
 def _softmax(scores: mx.array) -> mx.array:
-    weights = exp(scores - mx.max(scores, axis=-1, keepdims=True))
+    below = (scores - mx.max(scores, axis=-1, keepdims=True)) * _LOG2_E
+    weights = exp2(mx.maximum(below, -126.0))
     return weights * (1.0 / mx.sum(weights, axis=-1, keepdims=True))
 
 
