@@ -232,7 +232,7 @@ def train(
 
 @main.command()
 @weights_option
-@click.option("--prompt", default="\n", show_default="a newline", help="The text to go on from; - reads stdin.")
+@click.option("--prompt", show_default="a newline", help="The text to go on from; - reads stdin.")
 @click.option("--max-tokens", type=WholeNumber(1), default=500, show_default=True, help="Characters to write.")
 @click.option(
     "--temperature",
@@ -262,7 +262,7 @@ def train(
 @click.option("--num-samples", type=WholeNumber(1), default=1, show_default=True, help="Texts to write.")
 @click.option("--stop", help="End before this text.", show_default="only at --max-tokens")
 @backend_option
-def generate(weights: Path | None, prompt: str, num_samples: int, backend: str, **options: Any) -> None:
+def generate(weights: Path | None, prompt: str | None, num_samples: int, backend: str, **options: Any) -> None:
     """Write text that goes on from a prompt, as it is made.
 
     \b
@@ -275,7 +275,7 @@ def generate(weights: Path | None, prompt: str, num_samples: int, backend: str, 
     with usage():
         config = SampleConfig(**options)
     model, tokenizer = load(weights or shipped(), backend)
-    text = display.standard_input() if prompt == "-" else prompt
+    text = display.standard_input() if prompt == "-" else tokenizer.opening if prompt is None else prompt
     for number in range(num_samples):
         seeded = config if config.seed is None else dataclasses.replace(config, seed=config.seed + number)
         pieces = stream_generate(model, tokenizer, text, seeded)
@@ -288,7 +288,7 @@ def generate(weights: Path | None, prompt: str, num_samples: int, backend: str, 
     "--data",
     multiple=True,
     metavar="TEXT",
-    show_default="what it was trained on",
+    show_default="what it was trained on, or tinyshakespeare",
     help="As for train. A named corpus counts by its held-out tenth, anything else as a whole.",
 )
 @click.option("--baselines", is_flag=True, help="Add the losses of 1-gram to 5-gram models of the training text.")

@@ -273,7 +273,7 @@ def _check_shape(config: ModelConfig) -> None:
     for name in ("vocab_size", "context", "width", "heads"):
         check_count(name, getattr(config, name))
     check_count("layers", config.layers, high=MAX_LAYERS)
-    check_number("norm_eps", config.norm_eps, 0, 1, above=True)
+    check_number("norm_eps", config.norm_eps, 1e-12, 1)  # less would be 0 in float32, and divide by it
     check(isinstance(config.tied, bool), f"tie_word_embeddings must be true or false, not {shown(config.tied)}")
     for eos in config.eos_ids:
         check_count("eos_token_id", eos, low=0)

@@ -9,6 +9,8 @@ import contextlib
 import functools
 import hashlib
 import os
+import time
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ from mlx_tinylm.tokenizer import Tokenizer, show
 
 Ids = npt.NDArray[Any]  # uint16, or uint32 where the vocabulary needs it
 VALIDATION_SHARE = 0.1
+LONGEST = 2**31 - 1  # ids: the offsets of windows are int32
+CHECKSUM, FIRST = 4, 1  # bytes, and what it begins with: four zeros are no whole file
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ def load_dataset(corpus: Corpus, tokenizer: Tokenizer, context: int) -> Dataset:
     """The encoded corpus; raises TinyLMError where it is too short for one window plus validation."""
     dataset = Dataset(encode_corpus(corpus, tokenizer))
     train, validation = len(dataset.train), len(dataset.validation)
+    if len(dataset.ids) > LONGEST:
+        raise TinyLMError(f"{corpus.name}: {len(dataset.ids):,} characters; more than {LONGEST:,} cannot be trained on")
     if train < context + 1 or validation < 2:
         needed = max(round((context + 2) / (1 - VALIDATION_SHARE)) + 1, 20)
         raise TinyLMError(
@@ -69,30 +75,46 @@ def encode_corpus(corpus: Corpus, tokenizer: Tokenizer) -> Ids:
     folder = cache_dir() / "ids"
     path = folder / f"{key}.{np.dtype(dtype).name}"
     make_folder(folder)
-    if not _is_whole(path, corpus, tokenizer, dtype):
+    if not _is_whole(path):
         beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        _remove_stale(folder)
         try:
             with open(beside, "wb") as file:
+                checksum = FIRST
                 for ids in _encoded(corpus, tokenizer):
-                    file.write(ids.astype(dtype).tobytes())
+                    content = ids.astype(dtype).tobytes()
+                    checksum = zlib.crc32(content, checksum)
+                    file.write(content)
+                file.write(checksum.to_bytes(CHECKSUM, "little"))
             os.replace(beside, path)
         except OSError as error:
             raise TinyLMError(f"{path}: cannot be written ({error.strerror})") from None
         finally:
             with contextlib.suppress(OSError):
                 beside.unlink()
-    return np.memmap(path, dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
+    length = (path.stat().st_size - CHECKSUM) // np.dtype(dtype).itemsize
+    return np.memmap(path, dtype, mode="r", shape=(length,)) if length else np.zeros(0, dtype)
 
 
-def _is_whole(path: Path, corpus: Corpus, tokenizer: Tokenizer, dtype: type[np.unsignedinteger[Any]]) -> bool:
-    """Whether `path` has the size its ids need; a power cut can leave it shorter, even empty."""
+def _is_whole(path: Path) -> bool:
+    """Whether the file ends in the CRC-32 of the rest: a wrong id would train on wrong text, or past a table's end."""
     try:
-        length, rest = divmod(path.stat().st_size, np.dtype(dtype).itemsize)
-    except FileNotFoundError:
+        with open(path, "rb") as file:
+            left, checksum = path.stat().st_size - CHECKSUM, FIRST
+            while left > 0 and (block := file.read(min(left, 1 << 20))):
+                checksum = zlib.crc32(block, checksum)
+                left -= len(block)
+            return left == 0 and file.read() == checksum.to_bytes(CHECKSUM, "little")
+    except OSError:
         return False
-    if tokenizer.alphabet is None:  # how many ids the text makes is not known beforehand
-        return length > 0 and rest == 0
-    return length == corpus.characters and rest == 0
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what processes that were killed while encoding left; one that is still at it is younger than a day."""
+    for path in folder.glob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > 86_400:
+                path.unlink()
 
 
 def _encoded(corpus: Corpus, tokenizer: Tokenizer) -> list[npt.NDArray[np.int32]] | map[npt.NDArray[np.int32]]:

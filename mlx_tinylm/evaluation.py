@@ -26,7 +26,8 @@ from mlx_tinylm.weights import open_folder
 
 Losses = Callable[[npt.NDArray[np.int32], npt.NDArray[np.int32]], npt.NDArray[np.float32]]
 LOGITS_AT_ONCE = 1 << 24  # numbers; bounds the memory where the vocabulary is large
-SAMPLES, _SAMPLE = 5, ("\n", SampleConfig(max_tokens=1000))  # what is looked for in the training text
+SAMPLES, SAMPLE_CHARACTERS = 5, 1000  # what is looked for in the training text
+TEXT = "text.txt"  # in a run's folder: what came through a pipe
 LONGEST_WINDOW = 4096  # ids; attention needs memory for the square, and a config.json may claim any context
 
 
@@ -105,6 +106,10 @@ def evaluate_text(
     folder = open_folder(weights)
     model = load_model(folder, backend)
     corpus = open_corpus(data or recorded_data(weights))
+    if not data and _recorded(weights).get("sha256", corpus.sha256) != corpus.sha256:
+        raise TinyLMError(
+            f"{corpus.name}: has changed since the model in {weights} was trained on it; give a text with --data"
+        )
     tokenizer = folder.tokenizer
     dataset = Dataset(encode_corpus(corpus, tokenizer))
     ids = dataset.validation if held_out else dataset.ids
@@ -124,7 +129,8 @@ def evaluate_text(
         losses = ngram_losses(dataset.train, dataset.validation, folder.config.vocab_size)
         facts |= {f"{n}_gram_loss": loss for n, loss in enumerate(losses, start=1)}
     if memorised:
-        samples = [generate(model, tokenizer, *_SAMPLE, seed=seed) for seed in range(SAMPLES)]
+        settings = SampleConfig(max_tokens=SAMPLE_CHARACTERS)
+        samples = [generate(model, tokenizer, tokenizer.opening, settings, seed=seed) for seed in range(SAMPLES)]
         facts["memorised"] = verbatim_share(tokenizer.decode(dataset.train.tolist()), samples)
     return facts
 
@@ -134,15 +140,24 @@ def recorded_data(weights: Path) -> list[str]:
 
     Raises TinyLMError where it is neither a named corpus nor files that are still there.
     """
-    try:
-        data = [str(item) for item in read_json(weights / "train.json")["data"]]
-    except (TinyLMError, KeyError, TypeError):
-        return [DEFAULT_CORPUS]
+    data = _recorded(weights).get("data", [DEFAULT_CORPUS])
+    data = [str(weights / TEXT) if item == TEXT else str(item) for item in data]
     for item in data:
         if item not in NAMED and not os.path.isfile(item) and not os.path.isdir(item):  # a pipe or "-" would wait
             name = repr(item[:200])
             raise TinyLMError(f"{weights}: the text it was trained on, {name}, is not here; give a text with --data")
     return data
+
+
+def _recorded(weights: Path) -> dict[str, Any]:
+    """What train.json says of the text; nothing where there is none, as in weights that were exported."""
+    try:
+        raw = read_json(weights / "train.json")
+        found: dict[str, Any] = {"data": list(raw["data"])}
+    except (TinyLMError, KeyError, TypeError):
+        return {}
+    corpus = raw.get("corpus")
+    return found | ({"sha256": corpus["sha256"]} if isinstance(corpus, dict) and "sha256" in corpus else {})
 
 
 def cross_entropy(logits: npt.NDArray[np.float32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:

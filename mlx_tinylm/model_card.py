@@ -15,7 +15,6 @@ from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.files import read, read_json
 from mlx_tinylm.gguf_file import GGUF
 from mlx_tinylm.layout import count_parameters
-from mlx_tinylm.tokenizer import Tokenizer
 from mlx_tinylm.weights import ModelFolder
 
 CARD = "README.md"
@@ -59,7 +58,7 @@ def model_card(source: ModelFolder, config: ModelConfig, name: str, dtype: str, 
             "",
             *_description(source, config, dtype, training),
             "",
-            *_loading(config, name, _prompt(source.tokenizer), gguf),
+            *_loading(config, name, source.tokenizer.example, gguf),
         ]
     )
 
@@ -163,10 +162,3 @@ def _loading(config: ModelConfig, name: str, prompt: str, gguf: bool) -> list[st
     if gguf:
         blocks.append(("llama.cpp", "sh", f"llama-server --model {shlex.quote(f'{name}/{GGUF}')}"))
     return [line for title, language, code in blocks for line in (f"## {title}", "", f"```{language}", code, "```", "")]
-
-
-def _prompt(tokenizer: Tokenizer) -> str:
-    """A beginning the model can read."""
-    if tokenizer.unknown_characters("ROMEO:"):
-        return next((c for c in tokenizer.alphabet or "" if c.isalpha() or c.isdigit()), " ")
-    return "ROMEO:"

@@ -6,6 +6,7 @@ The package cannot write bfloat16 from NumPy, which has no such type.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,7 +35,7 @@ def write_tensors(path: Path, tensors: Mapping[str, npt.NDArray[Any]], dtype: st
         name: _narrowed(name, tensor, dtype) if tensor.dtype == np.float32 else tensor
         for name, tensor in tensors.items()
     }
-    header: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
+    header: dict[str, Any] = {}
     data, end = [], 0
     # The widest numbers first, so that every tensor begins at a multiple of its numbers' size.
     for name in sorted(stored, key=lambda name: (-stored[name].itemsize, name)):
@@ -42,9 +43,19 @@ def write_tensors(path: Path, tensors: Mapping[str, npt.NDArray[Any]], dtype: st
         start, end = end, end + tensor.nbytes
         header[name] = {"dtype": _TYPES[tensor.dtype], "shape": tensor.shape, "data_offsets": [start, end]}
         data.append(tensor.tobytes())
+    header["__metadata__"] = {"format": "mlx", "sha256": _seal(header, *data)}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     write_atomically(path, b"".join([len(text).to_bytes(8, "little"), text, *data]))
+
+
+def _seal(header: Mapping[str, Any], *data: bytes | memoryview) -> str:
+    """The SHA-256 of what stands in a file, the metadata left out."""
+    entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    digest = hashlib.sha256(json.dumps(entries, sort_keys=True).encode())
+    for part in data:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def _narrowed(name: str, tensor: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[Any]:
@@ -69,7 +80,8 @@ def _narrowed(name: str, tensor: npt.NDArray[np.float32], dtype: str) -> npt.NDA
 def read_safetensors(path: Path) -> Tensors:
     """Every tensor of a file, floating-point numbers as float32.
 
-    Raises TinyLMError for a damaged file or a type that is no weight.
+    Raises TinyLMError for a damaged file or a type that is no weight. Damage to the numbers is found in files that
+    were written here: the metadata of other tools' files records no SHA-256.
     """
     from safetensors import SafetensorError, deserialize
 
@@ -79,6 +91,11 @@ def read_safetensors(path: Path) -> Tensors:
     except SafetensorError as error:
         reason = " ".join(str(error).split())[:200]
         raise TinyLMError(f"{path}: not a safetensors file, or damaged ({reason})") from None
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    recorded = header.get("__metadata__", {}).get("sha256")
+    if recorded is not None and recorded != _seal(header, memoryview(content)[start:]):
+        raise TinyLMError(f"{path}: is damaged (its SHA-256 is not the one recorded)")
     if odd := [name for name, _ in entries if not name.isprintable() or len(name) > 200]:
         raise TinyLMError(f"{path}: holds a tensor called {shown(odd[0])}, which is no name of a weight")
     return {name: _array(f"{path}: {name}", entry) for name, entry in entries}

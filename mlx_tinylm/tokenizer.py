@@ -41,13 +41,16 @@ class Tokenizer:
         inner.no_truncation()  # some files of other tools cut every text to a length
         inner.no_padding()
         self.inner = inner
-        self.vocab_size: int = 1 + max(inner.get_vocab(with_added_tokens=True).values(), default=-1)
+        ids = inner.get_vocab(with_added_tokens=True).values()
+        if len(set(ids)) < len(ids):
+            raise TinyLMError("two tokens have the same id")
+        self.vocab_size: int = 1 + max(ids, default=-1)
         self.alphabet = _alphabet(inner)
         if self.alphabet is not None:
             self._id_of = np.full(CODE_POINTS, -1, np.int32)
             self._id_of[_code_points(self.alphabet)] = np.arange(len(self.alphabet), dtype=np.int32)
-            ids = self._id_of[:128]
-            self._ascii = bytes(UNKNOWN if not 0 <= id < UNKNOWN else id for id in ids) + bytes([UNKNOWN]) * 128
+            small = (int(id) if 0 <= id < UNKNOWN else UNKNOWN for id in self._id_of[:128])
+            self._ascii = bytes(small) + bytes([UNKNOWN]) * 128
 
     @classmethod
     def from_alphabet(cls, alphabet: str) -> Tokenizer:
@@ -71,7 +74,12 @@ class Tokenizer:
             raise TinyLMError(f"{folder}: no tokenizer.json here; copy it from where the model came")
         content = read(path)
         with _in_the_library(f"{path}: not a tokenizer"):
-            return cls(Inner.from_str(content.decode()))
+            inner = Inner.from_str(content.decode())
+        try:
+            with _in_the_library("not a tokenizer"):
+                return cls(inner)
+        except TinyLMError as error:
+            raise TinyLMError(f"{path}: {error}") from None
 
     @property
     def json(self) -> str:
@@ -83,6 +91,18 @@ class Tokenizer:
     def eos_id(self) -> int | None:
         id: int | None = self.inner.token_to_id(END_OF_TEXT)
         return id
+
+    @property
+    def opening(self) -> str:
+        """What a text can begin with if nothing is given: a newline, or something else that is known."""
+        return "\n" if self.alphabet is None or "\n" in self.alphabet else self.example
+
+    @property
+    def example(self) -> str:
+        """A prompt for examples: a name, or as much of a word as this tokenizer knows."""
+        if self.alphabet is None or not self.unknown_characters("ROMEO:"):
+            return "ROMEO:"
+        return min(self.alphabet, key=lambda c: (not c.isalpha(), not c.isprintable(), c))
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`; raises TinyLMError naming the first character the model does not know."""

@@ -104,9 +104,9 @@ class Bar:
     def status(self, loss: float) -> str:
         import mlx.core as mx
 
-        best = self.run.progress.last_loss
+        last = self.run.progress.last_loss
         tokens = self.tokens_per_second()
-        validation = f"val {best:.3f}, " if best is not None else ""
+        validation = f"val {last:.3f}, " if last is not None else ""
         return f"loss {loss:.3f}, {validation}{tokens:,.0f} tokens/s, {mx.get_peak_memory() / 2**20:,.0f} MiB"
 
     def tokens_per_second(self) -> float:
@@ -157,11 +157,11 @@ def conclusion(run: Run) -> str:
         lines.append(f"Stopped at step {step:,} of {config.steps:,}, before the first validation.")
     else:
         lines.append(
-            f"After {step:,} steps the validation loss is {progress.last_loss:.4f}; it was best, "
+            f"After {progress.last_step:,} steps the validation loss is {progress.last_loss:.4f}; it was best, "
             f"{progress.best_loss:.4f}, after step {progress.best_step:,}, and those weights are kept."
         )
         lines.append(advice(run))
-    prompt = example_prompt(run.tokenizer.alphabet or "ROMEO:")
+    prompt = run.tokenizer.example
     example = f" --prompt {shlex.quote(prompt)}" if prompt.isprintable() else ""  # a newline is the default
     lines.append(f"Write with it:  mlx-tinylm generate --weights {folder}{example}")
     more = f"Go on:          mlx-tinylm train --resume {folder}"
@@ -184,10 +184,3 @@ def advice(run: Run) -> str:
     if progress.train_loss < 0.85 * progress.last_loss:
         return f"It begins to learn the text by heart; more text or {cure} would help more than more steps alone."
     return "It does not overfit yet: more --steps or a larger model would make it better."
-
-
-def example_prompt(alphabet: str) -> str:
-    """Something that a model with this alphabet can read: a name, a letter, or whatever there is."""
-    if set("ROMEO:") <= set(alphabet):
-        return "ROMEO:"
-    return min(alphabet, key=lambda c: (not c.isalpha(), not c.isprintable(), c))

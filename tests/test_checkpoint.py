@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from mlx.utils import tree_flatten
 from tiny_runs import CONFIGS, PLAIN, RICH
 
 from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.files import sha256_of
 from mlx_tinylm.training import checkpoint
 from mlx_tinylm.training.loop import make_step, run_steps
 from mlx_tinylm.training.state import TrainState, new_state
@@ -156,6 +159,21 @@ def test_an_edited_state_is_noticed(tmp_path: Path, key: str) -> None:
     path.write_text(json.dumps(content))
     _, wrong = checkpoint.load_newest(tmp_path, fresh(RICH))
     assert wrong == [f"{path}: is damaged or was edited (its SHA-256 is not the one recorded)"]
+
+
+def test_a_file_the_disk_cannot_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where reading a checkpoint fails, the one before is taken, and the file is named."""
+    two_saved(tmp_path)
+    broken = tmp_path / "checkpoints" / "00000004" / "optimizer.safetensors"
+
+    def failing(path: Path) -> str:
+        if path == broken:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return sha256_of(path)
+
+    monkeypatch.setattr(checkpoint, "sha256_of", failing)
+    _, wrong = checkpoint.load_newest(tmp_path, fresh(RICH))
+    assert wrong == [f"{broken}: cannot be read (Input/output error)"]
 
 
 def test_all_damaged(tmp_path: Path) -> None:

@@ -425,6 +425,28 @@ def test_piped_text_can_be_resumed(there: Path, tmp_path: Path) -> None:
     assert json.loads(invoke("eval", "--weights", folder, "--json").stdout)["targets"] == 199
 
 
+def test_a_run_on_piped_text_can_be_moved(there: Path, tmp_path: Path) -> None:
+    """What came through a pipe is found in the run's folder, wherever that folder is now."""
+    text = (there / "text.txt").read_text()
+    arguments = [*options(dataclasses.replace(PLAIN, steps=4)), "--data", "-", "--out", tmp_path / "before"]
+    assert invoke("train", *arguments, stdin=text).exit_code == 0
+    (tmp_path / "before").rename(tmp_path / "after")
+    assert invoke("train", "--resume", tmp_path / "after", "--steps", "6").exit_code == 0
+    assert invoke("eval", "--weights", tmp_path / "after").exit_code == 0
+
+
+def test_a_model_without_a_newline(tmp_path: Path) -> None:
+    """A model that knows no newline begins with what it knows, wherever no prompt is given."""
+    (tmp_path / "text.txt").write_text("abcabd" * 80)
+    folder = tmp_path / "run"
+    config = dataclasses.replace(PLAIN, steps=2, sample_every=2)
+    arguments = [*options(config), "--data", tmp_path / "text.txt", "--out", folder]
+    assert invoke("train", *arguments).exit_code == 0
+    written = invoke("generate", "--weights", folder, "--max-tokens", "5")
+    assert (written.exit_code, written.stdout[0]) == (0, "a")
+    assert "memorised" in invoke("eval", "--weights", folder, "--memorised").stdout
+
+
 def test_any_encoding_will_do(made: Path, tmp_path: Path) -> None:
     """Where the terminal's encoding lacks a character, an escape is shown and the program goes on."""
     (tmp_path / "text.txt").write_text("naïve été " * 40, encoding="utf-8")

@@ -179,7 +179,7 @@ def test_sizes_that_are_none(config: ModelConfig, value: object) -> None:
 def test_numbers_that_are_none(config: ModelConfig, value: object) -> None:
     """The norm's epsilon is a finite number above 0, and so is RoPE's base."""
     key = "layer_norm_epsilon" if config.family == "gpt2" else "rms_norm_eps"
-    assert "norm_eps must be a number above 0 and at most 1" in refused(config.to_json() | {key: value})
+    assert "norm_eps must be a number at least 1e-12 and at most 1" in refused(config.to_json() | {key: value})
     if config.family == "qwen3" and value != 2:
         assert "rope_theta must be a number above 0, not" in refused(config.to_json() | {"rope_theta": value})
 

@@ -12,6 +12,8 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from mlx_tinylm import corpus
 from mlx_tinylm.corpus import Corpus, open_corpus
@@ -263,3 +265,22 @@ def test_memory_stays_constant(tmp_path: Path) -> None:
         tracemalloc.stop()
     assert found.bytes > 47e6
     assert peak < 32e6
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(max_size=300) | st.text(max_size=300).map(lambda text: text.encode("utf-8", "surrogatepass")))
+@pytest.mark.parametrize("name", ["a.txt", "a.gz"])
+def test_any_bytes(name: str, content: bytes, tmp_path: Path) -> None:
+    """Any file is a text with the characters it says it has, or ends in one line."""
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content) if name == "a.gz" and len(content) % 2 else content)
+    message = "a line"
+    try:
+        found = open_corpus([str(path)])
+    except TinyLMError as error:
+        message = str(error)
+    else:
+        text = content.decode()
+        assert found.text() == text
+        assert (found.characters, found.alphabet) == (len(text), "".join(sorted(set(text))))
+    assert message.isprintable()

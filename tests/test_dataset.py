@@ -88,16 +88,51 @@ def test_cache_is_keyed_by_text_and_tokenizer(tmp_path: Path, own_cache: Path) -
     assert len(list((own_cache / "ids").iterdir())) == 3
 
 
-@pytest.mark.parametrize("damage", [b"", b"\0", b"\0\0" * 3, b"\0\0" * 8, b"\0" * 9], ids=len)
+@pytest.mark.parametrize("damage", [b"", b"\0", b"\0" * 4, b"\0" * 8, b"\0" * 12, b"\xff" * 12, b"\0" * 13])
 def test_damaged_cache_is_made_again(damage: bytes, tmp_path: Path, own_cache: Path) -> None:
-    """A cached file of the wrong size, which a power cut can leave, is replaced."""
+    """A cached file that a power cut cut short, or with other ids in it, is replaced."""
     corpus = corpus_of(tmp_path, "abcd")
     encoded(corpus)
     (cached,) = (own_cache / "ids").iterdir()
+    assert cached.stat().st_size == 12
     cached.write_bytes(damage)
     ids, _ = encoded(corpus)
     assert ids.tolist() == [0, 1, 2, 3]
     assert list((own_cache / "ids").iterdir()) == [cached]
+
+
+def test_each_flipped_bit_of_the_cache_is_noticed(tmp_path: Path, own_cache: Path) -> None:
+    """An id that has changed on the disk is never trained on."""
+    corpus = corpus_of(tmp_path, "abcd")
+    encoded(corpus)
+    (cached,) = (own_cache / "ids").iterdir()
+    content = cached.read_bytes()
+    for bit in range(8 * len(content)):
+        flipped = int.from_bytes(content, "little") ^ 1 << bit
+        cached.write_bytes(flipped.to_bytes(len(content), "little"))
+        assert encoded(corpus)[0].tolist() == [0, 1, 2, 3]
+
+
+def test_what_a_killed_process_left_goes(tmp_path: Path, own_cache: Path) -> None:
+    """Half a file that is a day old is nobody's any more; a young one may be another process's."""
+    (own_cache / "ids").mkdir(parents=True)
+    old, young = own_cache / "ids" / ".a.uint16.1.tmp", own_cache / "ids" / ".b.uint16.2.tmp"
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    encoded(corpus_of(tmp_path, "abcd"))
+    assert not old.exists()
+    assert young.exists()
+
+
+def test_a_text_too_long_for_its_offsets_is_refused(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Offsets that would wrap around are refused in one line."""
+    monkeypatch.setattr("mlx_tinylm.dataset.LONGEST", 99)
+    corpus = corpus_of(tmp_path, "ab" * 50)
+    with pytest.raises(TinyLMError, match=r"100 characters; more than 99 cannot be trained on"):
+        load_dataset(corpus, Tokenizer.from_alphabet("ab"), 4)
 
 
 def test_a_tokenizer_of_another_kind(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

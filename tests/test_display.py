@@ -131,7 +131,7 @@ def test_notes_leave_the_pipe_alone(capsys: pytest.CaptureFixture[str]) -> None:
 
 def run_of(step: int = 10, alphabet: str = "ROME:abc", **progress: Any) -> Any:
     """As much of a run as its last words need."""
-    values = {"last_loss": 1.5, "best_loss": 1.5, "best_step": 10, "train_loss": 1.4} | progress
+    values = {"last_loss": 1.5, "best_loss": 1.5, "best_step": 10, "last_step": step, "train_loss": 1.4} | progress
     return SimpleNamespace(
         progress=SimpleNamespace(**values),
         config=TrainConfig(steps=10),
@@ -176,6 +176,8 @@ def test_conclusion_of_an_interrupted_run() -> None:
     for run in (run_of(step=4), run_of(step=4, best_loss=None, last_loss=None)):
         assert "mlx-tinylm train --resume 'my runs/a'" in conclusion(run)
     assert conclusion(run).startswith("Stopped at step 4 of 10, before the first validation.")
+    between = conclusion(run_of(step=9, last_step=5, best_step=5))
+    assert "After 5 steps the validation loss is 1.5000" in between
 
 
 @pytest.mark.parametrize(

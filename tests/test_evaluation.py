@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -249,6 +250,18 @@ def test_what_a_model_was_trained_on(tmp_path: Path) -> None:
     for content, expected in cases:
         (tmp_path / "train.json").write_text(content)
         assert recorded_data(tmp_path) == expected
+
+
+def test_a_text_that_has_changed_is_not_measured(folder: Path, tmp_path: Path) -> None:
+    """Without --data, the held-out tenth is that of the very text the model was trained on, or there is none."""
+    path = tmp_path / "book.txt"
+    path.write_text("abc" * 40)
+    (folder / "train.json").write_text(json.dumps({"data": [str(path)], "corpus": {"sha256": "0" * 64}}))
+    with pytest.raises(TinyLMError, match=r"book\.txt: has changed since the model in .* give a text with --data$"):
+        evaluate_text(folder, [], "numpy")
+    recorded = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    (folder / "train.json").write_text(json.dumps({"data": [str(path)], "corpus": recorded}))
+    assert evaluate_text(folder, [], "numpy")["part"] == "held-out tenth"
 
 
 @pytest.mark.parametrize("item", ["-", "/dev/zero", "no such file", "\0", "\ud800", "x" * 9999])

@@ -76,7 +76,7 @@ def test_info(weights: str, tmp_path: Path) -> None:
     assert (found["back end"], found["family"]) == ("numpy", "gpt2")
 
 
-@pytest.mark.parametrize("command", ["", "train", "generate", "eval", "data", "info"])
+@pytest.mark.parametrize("command", ["", "train", "generate", "eval", "data", "info", "export", "bench"])
 def test_help(command: str, tmp_path: Path) -> None:
     """Every help page opens."""
     done = run(tmp_path, *command.split(), "--help")

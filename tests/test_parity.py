@@ -247,3 +247,22 @@ def test_same_seed_same_text(
     assert "".join(streamed) == text
     if temperature:
         assert generate(numpy_side, tokenizer, "TO BE", replace(settings, seed=8)) != text
+
+
+def test_mlx_refuses_positions_past_the_end() -> None:
+    """MLX would read garbage past a table's end: gpt2 and the cache refuse, and the cache stays usable."""
+    model = MLXModel(build(GPT2_TIED))
+    end = GPT2_TIED.context
+    cache = model.new_cache(end)
+    model.next_logits([1] * end, cache)
+    with pytest.raises(ValueError, match="positions end at"):
+        model.next_logits([1], cache)
+    with pytest.raises(ValueError, match="positions end at"):
+        model.logits(np.ones((1, end + 1), np.int32))
+    cache = MLXModel(build(QWEN3_TIED)).new_cache(4)
+    model = MLXModel(build(QWEN3_TIED))
+    model.next_logits([1, 2, 3], cache)
+    with pytest.raises(ValueError, match="2 positions do not fit at 3 of 4"):
+        model.next_logits([4, 5], cache)
+    assert cache[0].position == 3
+    model.next_logits([4], cache)

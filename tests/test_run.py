@@ -32,6 +32,8 @@ from tiny_runs import (
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.evaluation import Evaluation
 from mlx_tinylm.generation import generate, load
+from mlx_tinylm.layout import transposed
+from mlx_tinylm.tensor_files import read_safetensors
 from mlx_tinylm.training import run
 from mlx_tinylm.training.loop import Stepped
 from mlx_tinylm.training.run import Evaluated, Sampled, Saved
@@ -342,11 +344,39 @@ def test_weights_that_went_wrong_are_not_kept(
     load(tmp_path / "run")
 
 
+def test_stopped_before_the_first_validation(tmp_path: Path, text: Path) -> None:
+    """What generates after an early stop is what was learned so far, not the first weights."""
+    config = dataclasses.replace(PLAIN, eval_every=100, save_every=100)
+    train_until(tmp_path / "run", config, text, 3)
+    (newest,) = (path for path in checkpoint_folders(tmp_path / "run") if path.name == "00000003")
+    learned = transposed(read_safetensors(newest / "model.safetensors"))
+    kept = read_safetensors(tmp_path / "run" / "model.safetensors")
+    assert kept.keys() == learned.keys()
+    for name, tensor in kept.items():
+        np.testing.assert_array_equal(tensor, learned[name])
+
+
+def test_other_steps_under_a_falling_rate_are_pointed_out(tmp_path: Path, text: Path) -> None:
+    """A resumed run whose learning rate will jump says so; one whose rate is level does not."""
+    for schedule, notes in (("linear", 1), ("constant", 0)):
+        config = dataclasses.replace(PLAIN, schedule=schedule)
+        train_until(tmp_path / schedule, config, text, 2)
+        with run.resume(tmp_path / schedule, {"steps": 30}) as running:
+            assert len(running.notes) == notes
+            assert all("the learning rate is now that of a run of 30 steps" in note for note in running.notes)
+        with run.resume(tmp_path / schedule, {}) as running:
+            assert running.notes == ()
+
+
 def test_a_run_that_diverges_keeps_what_was_good(tmp_path: Path, text: Path) -> None:
     """After a run has diverged its checkpoints and weights hold numbers only."""
-    config = dataclasses.replace(PLAIN, learning_rate=1e30, grad_clip=None, save_every=1, eval_every=1)
-    with pytest.raises(TinyLMError, match="Training stopped"):
+    config = dataclasses.replace(PLAIN, learning_rate=1e38, grad_clip=None, save_every=1, eval_every=50)
+    with pytest.raises(TinyLMError, match=r"^step 1: its model is not finite any more\. Training stopped"):
         train(tmp_path / "run", config, text)
+    kept = [file for path in checkpoint_folders(tmp_path / "run") for file in path.glob("*.safetensors")]
+    assert kept
+    for file in kept:
+        assert all(np.isfinite(tensor).all() for tensor in read_safetensors(file).values())
     model, tokenizer = load(tmp_path / "run")
     assert set(generate(model, tokenizer, "e", max_tokens=5)) <= set(text.read_text())
 
@@ -360,7 +390,7 @@ def test_a_folder_with_something_in_it_is_refused(tmp_path: Path, text: Path) ->
     (tmp_path / "run" / "thesis.doc").write_text("years of work")
     with pytest.raises(TinyLMError, match=r"has something in it already \(thesis\.doc\); choose another --out"):
         train(tmp_path / "run", PLAIN, text)
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock", "thesis.doc"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["thesis.doc"]
 
 
 def test_force_replaces_a_run_and_nothing_else(tmp_path: Path, text: Path) -> None:

@@ -287,3 +287,12 @@ def test_what_the_library_cannot_read(text: str) -> None:
     assert tokenizer.encode("aba") == [2, 0]
     with pytest.raises(TinyLMError, match=r"the tokenizer cannot read this text \("):
         tokenizer.encode(text)
+
+
+def test_two_tokens_with_one_id(tmp_path: Path) -> None:
+    """A file in which two tokens have the same id is refused: one of them could never be written."""
+    raw = json.loads(Tokenizer.from_alphabet("abc").json)
+    raw["model"]["vocab"]["c"] = raw["model"]["vocab"]["b"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(raw))
+    with pytest.raises(TinyLMError, match=r"tokenizer\.json: two tokens have the same id$"):
+        Tokenizer.load(tmp_path)

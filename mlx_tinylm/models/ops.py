@@ -76,7 +76,7 @@ def _gate(x: mx.array) -> mx.array:
 def rope(x: mx.array, start: int, theta: float) -> mx.array:
     """(B, H, T, K), of which the first stands at position `start`: pairs i, i + K / 2 turned (RoPE, Su et al. 2021)."""
     if on_cpu() and x.shape[2] == 1:
-        return x @ _turn(start, x.shape[3], theta)  # one operation for all layers' queries and keys, not sixteen
+        return x @ _turn(start, x.shape[3], theta)  # one operation where the fused one is sixteen on a CPU
     return mx.fast.rope(x, x.shape[3], traditional=False, base=theta, scale=1.0, offset=start)
 
 

@@ -20,14 +20,17 @@ from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.files import make_folder, read_sealed, remove, sealed, sha256_of, sync_folder, write_atomically
 from mlx_tinylm.tensor_files import read_safetensors, write_tensors
 from mlx_tinylm.training.run_folder import CHECKPOINTS
-from mlx_tinylm.training.state import TrainState
+from mlx_tinylm.training.state import DIVERGED, TrainState
 
 KEEP = 2
 STATE = "state.json"
 
 
 def save(run: Path, state: TrainState, progress: dict[str, Any]) -> Path:
-    """Write a checkpoint of `state` and `progress` (JSON) and return its folder; the newest KEEP stay."""
+    """Write a checkpoint of `state` and `progress` (JSON) and return its folder; the newest KEEP stay.
+
+    Raises TinyLMError where it cannot be written, and where the weights are not finite: that would not be good to keep.
+    """
     final = run / CHECKPOINTS / _name(state.step)
     beside = final.with_name(f".{final.name}.tmp")
     if not run.is_dir():
@@ -43,7 +46,10 @@ def save(run: Path, state: TrainState, progress: dict[str, Any]) -> Path:
         files = {}
         for name, part in parts.items():
             path = beside / f"{name}.safetensors"
-            write_tensors(path, {key: np.array(value) for key, value in tree_flatten(part)})
+            tensors = {key: np.array(value) for key, value in tree_flatten(part)}
+            if not all(np.isfinite(tensor).all() for tensor in tensors.values()):
+                raise TinyLMError(f"step {state.step}: its {name} is not finite any more. {DIVERGED}")
+            write_tensors(path, tensors)
             files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
         content = {"step": state.step, "progress": progress, "files": files}
         write_atomically(beside / STATE, sealed(content))
@@ -101,6 +107,8 @@ def _load(folder: Path, state: TrainState) -> dict[str, Any]:
     try:
         step, progress, files = int(content["step"]), dict(content["progress"]), dict(content["files"])
         parts = dict(_verified(folder, files))
+    except OSError as error:  # the disk itself is failing
+        raise TinyLMError(f"{error.filename or folder}: cannot be read ({error.strerror})") from None
     except (KeyError, TypeError, ValueError) as error:
         raise TinyLMError(f"{folder / STATE}: not a checkpoint ({error!r})") from None
     if folder.name != _name(step):

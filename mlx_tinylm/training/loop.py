@@ -21,10 +21,9 @@ from mlx_tinylm.dataset import Ids, batch_offsets
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.evaluation import Evaluation, evaluate
 from mlx_tinylm.models.lanes import lanes, shares
-from mlx_tinylm.training.state import TrainState, kept_weights
+from mlx_tinylm.training.state import DIVERGED, TrainState, kept_weights
 from mlx_tinylm.training_config import TrainConfig
 
-DIVERGED = "Training stopped. Try a lower --learning-rate, more --warmup-steps, or --grad-clip 1"
 Gradient = Callable[[nn.Module, mx.array], tuple[mx.array, Any]]
 Step = Callable[[mx.array], tuple[mx.array, mx.array]]
 

@@ -18,14 +18,14 @@ from mlx_tinylm.config import SampleConfig
 from mlx_tinylm.corpus import DEFAULT_CORPUS, Corpus, open_corpus
 from mlx_tinylm.dataset import Dataset, load_dataset
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.evaluation import Evaluation
+from mlx_tinylm.evaluation import Evaluation, recorded_data
 from mlx_tinylm.files import lock, make_folder, remove_leftovers
 from mlx_tinylm.generation import generate
 from mlx_tinylm.models.inference import MLXModel
 from mlx_tinylm.tensor_files import write_tensors
 from mlx_tinylm.tokenizer import Tokenizer
 from mlx_tinylm.training import checkpoint
-from mlx_tinylm.training.loop import DIVERGED, Stepped, make_step, run_steps, validate
+from mlx_tinylm.training.loop import Stepped, make_step, run_steps, validate
 from mlx_tinylm.training.optimizer import schedule
 from mlx_tinylm.training.run_folder import (
     CHECKPOINTS,
@@ -33,10 +33,11 @@ from mlx_tinylm.training.run_folder import (
     clear,
     read_settings,
     record,
+    refuse_filled,
     truncate_metrics,
     write_settings,
 )
-from mlx_tinylm.training.state import TrainState, check_memory, kept_tensors, kept_weights, new_state
+from mlx_tinylm.training.state import DIVERGED, TrainState, check_memory, kept_tensors, kept_weights, new_state
 from mlx_tinylm.training_config import TrainConfig
 from mlx_tinylm.weights import WEIGHTS, ModelFolder, open_folder, read_config, read_tensors, write_folder
 
@@ -79,6 +80,7 @@ class Progress:
     best_loss: float | None = None
     best_step: int = 0
     last_loss: float | None = None  # of the latest validation
+    last_step: int = 0
     train_loss: float | None = None  # of the latest step
     without_best: int = 0  # validations since the best one
 
@@ -115,12 +117,16 @@ class Run:
             last: dict[str, Any] | None = None
             started = time.perf_counter()
             before = self.progress.seconds
+            # All at once and beforehand: asking for one between two steps would make the host wait for the device.
+            rates = np.array(schedule(config, config.learning_rate)(mx.arange(state.step, until)))
+            rates = np.broadcast_to(rates, until - state.step)
+            first = state.step
             for stepped in run_steps(step, state, config, len(self.dataset.train), until, lambda: self.stopping):
                 self.progress.seconds = before + time.perf_counter() - started
                 self.progress.train_loss = stepped.loss
                 if last:
                     self._record(last)
-                last = self._metrics(stepped)
+                last = self._metrics(stepped, float(rates[stepped.step - 1 - first]))
                 yield stepped
             if last is None:  # stopped before its first step
                 break
@@ -136,6 +142,8 @@ class Run:
                 yield self._save()
                 saved = state.step
         if state.step > saved:
+            if self.progress.best_loss is None:  # stopped before the first validation: better these than the first ones
+                self._keep_weights()
             yield self._save()
 
     def _save(self) -> Saved:
@@ -143,35 +151,35 @@ class Run:
             path = checkpoint.save(self.folder, self.state, dataclasses.asdict(self.progress))
         return Saved(self.state.step, path)
 
+    def _keep_weights(self) -> None:
+        with self._going_on_later():
+            write_tensors(self.folder / WEIGHTS, kept_tensors(self.state))
+
     def _evaluate(self) -> Evaluated:
         evaluation = validate(self.state, self.config, self.dataset.validation)
         if not np.isfinite(evaluation.loss):
             raise TinyLMError(f"step {self.state.step}: the validation loss is {evaluation.loss:.4g}. {DIVERGED}")
         progress = self.progress
-        progress.last_loss = evaluation.loss
+        progress.last_loss, progress.last_step = evaluation.loss, self.state.step
         best = progress.best_loss is None or evaluation.loss < progress.best_loss
         progress.without_best = 0 if best else progress.without_best + 1
         if best:
             progress.best_loss, progress.best_step = evaluation.loss, self.state.step
-            with self._going_on_later():
-                write_tensors(self.folder / WEIGHTS, kept_tensors(self.state))
+            self._keep_weights()
         return Evaluated(self.state.step, evaluation, best)
 
     def _sample(self) -> str:
-        alphabet = self.tokenizer.alphabet or "\n"
-        prompt = "\n" if "\n" in alphabet else alphabet[0]
         config = SampleConfig(max_tokens=SAMPLE_CHARACTERS, seed=self.config.seed)
         with kept_weights(self.state) as model:
-            return generate(MLXModel(model), self.tokenizer, prompt, config)
+            return generate(MLXModel(model), self.tokenizer, self.tokenizer.opening, config)
 
-    def _metrics(self, stepped: Stepped) -> dict[str, Any]:
-        rate = schedule(self.config, self.config.learning_rate)(mx.array(stepped.step - 1))
+    def _metrics(self, stepped: Stepped, rate: float) -> dict[str, Any]:
         tokens = self.config.batch_size * self.config.grad_accumulation_steps * self.config.context
         return {
             "step": stepped.step,
             "loss": stepped.loss,
             "grad_norm": stepped.grad_norm,
-            "lr": float(rate),
+            "lr": rate,
             "tokens": stepped.step * tokens,
             "seconds": round(self.progress.seconds, 4),
         }
@@ -235,6 +243,7 @@ def start(
     dataset = load_dataset(corpus, tokenizer, config.context)
     state = new_state(config, model_config, source.tensors() if source else None)
     make_folder(folder)
+    refuse_filled(folder, force)  # before the lock, whose file would stay behind
     with lock(folder):
         clear(folder, force)
         write_folder(folder, model_config, tokenizer)
@@ -249,8 +258,9 @@ def start(
 def resume(folder: Path, changes: dict[str, Any], data: Sequence[str] | None = None) -> Iterator[Run]:
     """Go on with the run in `folder` from its newest whole checkpoint.
 
-    `changes` may hold what does not alter the steps already made: more or fewer steps, how often to look and
-    to save, and the patience. Raises TinyLMError for other changes and for another text.
+    `changes` may hold the number of steps, how often to look and to save, and the patience: what can change without
+    starting again. A schedule that falls to the end of the run then falls to its new end.
+    Raises TinyLMError for other changes and for another text.
     """
     config, raw = read_settings(folder)
     free = {"steps", "eval_every", "save_every", "sample_every", "patience"}
@@ -261,8 +271,11 @@ def resume(folder: Path, changes: dict[str, Any], data: Sequence[str] | None = N
                 f"{folder}: was trained with {option} {getattr(config, name)}, which cannot change on --resume; "
                 f"leave {option} out, or start another run with --init-from {folder}"
             )
+    notes = []
+    if changes.get("steps", config.steps) != config.steps and config.schedule != "constant":
+        notes.append(f"the learning rate is now that of a run of {changes['steps']:,} steps; it jumps where they part")
     config = dataclasses.replace(config, **changes)
-    corpus = open_corpus(list(data) if data else raw["data"])
+    corpus = open_corpus(data or recorded_data(folder))
     if corpus.sha256 != raw["corpus"]["sha256"]:
         raise TinyLMError(
             f"{folder}: was trained on another text than {corpus.name} is now; give the same text with --data, "
@@ -276,7 +289,7 @@ def resume(folder: Path, changes: dict[str, Any], data: Sequence[str] | None = N
         state = new_state(config, read_config(folder))
         kept, wrong = checkpoint.load_newest(folder, state)
         run = Run(folder, config, corpus, dataset, tokenizer, state, Progress(**kept))
-        notes = [f"{problem}; going on from step {state.step}" for problem in wrong]
+        notes += [f"{problem}; going on from step {state.step}" for problem in wrong]
         if state.step >= config.steps:
             raise TinyLMError(f"{folder}: already has all {config.steps} steps; give a larger --steps to go on")
         if run.out_of_patience:

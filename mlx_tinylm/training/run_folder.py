@@ -13,10 +13,11 @@ import mlx.core as mx
 
 from mlx_tinylm.corpus import NAMED, Corpus
 from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.evaluation import TEXT
 from mlx_tinylm.files import read, read_sealed, remove, remove_leftovers, sealed, sha256_of, write_atomically
 from mlx_tinylm.training_config import TrainConfig
 
-METRICS, SETTINGS, CHECKPOINTS, TEXT = "metrics.jsonl", "train.json", "checkpoints", "text.txt"
+METRICS, SETTINGS, CHECKPOINTS = "metrics.jsonl", "train.json", "checkpoints"
 SMALL_FILES = ("config.json", "tokenizer.json")  # a run goes on only with those it began with
 
 
@@ -25,14 +26,19 @@ def fresh_folder() -> Path:
     return next(path for n in itertools.count(1) if not (path := Path("weights") / f"run-{n}").exists())
 
 
-def clear(folder: Path, force: bool) -> None:
-    """Leave nothing of an earlier run in the way; other files are never touched."""
+def refuse_filled(folder: Path, force: bool) -> None:
+    """Raise TinyLMError where there is something in a folder, unless `force`."""
     there = sorted(path.name for path in folder.iterdir() if path.name != ".lock")
     if there and not force:
         raise TinyLMError(
             f"{folder}: has something in it already ({', '.join(there[:3])}); choose another --out, "
             "go on with --resume, or add --force to replace it"
         )
+
+
+def clear(folder: Path, force: bool) -> None:
+    """Leave nothing of an earlier run in the way; other files are never touched."""
+    refuse_filled(folder, force)
     for name in (SETTINGS, METRICS, TEXT):  # the settings first: without them nobody resumes what is half gone
         (folder / name).unlink(missing_ok=True)
     remove(folder / CHECKPOINTS)
@@ -47,7 +53,7 @@ def write_settings(
         data = [item if item in NAMED else str(Path(item).resolve()) for item in data]
     else:  # a pipe can be read only once
         write_atomically(folder / TEXT, corpus.text())
-        data = [str((folder / TEXT).resolve())]
+        data = [TEXT]
     content = {
         "settings": config.to_json(),
         "init_from": str(init_from.resolve()) if init_from else None,

@@ -21,6 +21,11 @@ from mlx_tinylm.tensor_files import Tensors
 from mlx_tinylm.training.optimizer import build_optimizer
 from mlx_tinylm.training_config import TrainConfig
 
+DIVERGED = (
+    "Training stopped. Try a lower --learning-rate, more --warmup-steps, or --grad-clip 1: anew, or with --init-from "
+    "and this run's folder, whose best weights are kept"
+)
+
 
 @dataclass
 class TrainState:
