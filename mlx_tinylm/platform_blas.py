@@ -230,7 +230,7 @@ def set_threads(count: int) -> None:
 def _limit_threads(library: ctypes.CDLL) -> int:
     """No more BLAS threads than CPUs: threads that wait for each other spin. What the user set stays."""
     if not any(os.environ.get(name) for name in THREADS_SET_BY):
-        _call(library, "set_num_threads", None, min(_cpus(), _threads(library)))
+        _call(library, "set_num_threads", None, min(cpus(), _threads(library)))
     return _threads(library)
 
 
@@ -238,13 +238,13 @@ def _threads(library: ctypes.CDLL) -> int:
     return int(_call(library, "get_num_threads", ctypes.c_int) or 1)
 
 
-def _cpus() -> int:
+def cpus() -> int:
     """CPUs this process may use: its affinity, and a container's quota, which OpenBLAS does not look at."""
-    cpus = len(os.sched_getaffinity(0))
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with suppress(OSError, ValueError):  # no cgroup v2, or "max 100000"
         quota, period = map(int, CPU_QUOTA.read_text(encoding="ascii").split())
-        cpus = max(1, min(cpus, -(-quota // period)))
-    return cpus
+        count = max(1, min(count, -(-quota // period)))
+    return count
 
 
 def _call(library: ctypes.CDLL, name: str, returns: type | None, *arguments: int) -> Any:

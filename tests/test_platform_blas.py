@@ -323,13 +323,13 @@ def test_cpus_are_counted_by_affinity_and_quota(
         (tmp_path / "cpu.max").write_text(quota)
     monkeypatch.setattr(platform_blas, "CPU_QUOTA", tmp_path / "cpu.max")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
-    assert platform_blas._cpus() == cpus
+    assert platform_blas.cpus() == cpus
 
 
 @linux
 def test_threads_are_limited_unless_the_user_said_how_many(cache: Path) -> None:
     """OpenBLAS gets no more threads than there are CPUs to use; OPENBLAS_NUM_THREADS stays as it was set."""
-    one_cpu = "platform_blas._cpus = lambda: 1"
+    one_cpu = "platform_blas.cpus = lambda: 1"
     assert ask(cache, one_cpu)["source"].endswith(", 1 thread")
     if len(os.sched_getaffinity(0)) > 1:
         assert ask(cache, one_cpu, OPENBLAS_NUM_THREADS="2")["source"].endswith(", 2 threads")

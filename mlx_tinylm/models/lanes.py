@@ -15,7 +15,7 @@ import platform
 import mlx.core as mx
 
 from mlx_tinylm.models.ops import on_cpu
-from mlx_tinylm.platform_blas import set_threads
+from mlx_tinylm.platform_blas import cpus, set_threads
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
@@ -48,8 +48,7 @@ def take_turns() -> None:
 
 @functools.cache
 def _cpu_streams() -> list[mx.Stream]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return [mx.new_stream(mx.cpu) for _ in range(cores)]
+    return [mx.new_stream(mx.cpu) for _ in range(cpus())]
 
 
 @functools.cache
