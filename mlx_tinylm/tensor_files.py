@@ -43,7 +43,7 @@ def write_tensors(path: Path, tensors: Mapping[str, npt.NDArray[Any]], dtype: st
         start, end = end, end + tensor.nbytes
         header[name] = {"dtype": _TYPES[tensor.dtype], "shape": tensor.shape, "data_offsets": [start, end]}
         data.append(tensor.tobytes())
-    header["__metadata__"] = {"format": "mlx", "sha256": _seal(header, *data)}
+    header = {"__metadata__": {"format": "mlx", "sha256": _seal(header, *data)}, **header}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     write_atomically(path, b"".join([len(text).to_bytes(8, "little"), text, *data]))

@@ -348,7 +348,8 @@ def test_stopped_before_the_first_validation(tmp_path: Path, text: Path) -> None
     """What generates after an early stop is what was learned so far, not the first weights."""
     config = dataclasses.replace(PLAIN, eval_every=100, save_every=100)
     train_until(tmp_path / "run", config, text, 3)
-    (newest,) = (path for path in checkpoint_folders(tmp_path / "run") if path.name == "00000003")
+    newest = max(checkpoint_folders(tmp_path / "run"))
+    assert 3 <= int(newest.name) < 6
     learned = transposed(read_safetensors(newest / "model.safetensors"))
     kept = read_safetensors(tmp_path / "run" / "model.safetensors")
     assert kept.keys() == learned.keys()

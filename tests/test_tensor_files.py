@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -10,21 +11,26 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.tensor_files import FLOATS, Tensors, read_safetensors, write_tensors
 
 
 def test_the_bytes(tmp_path: Path) -> None:
-    """Length in 8 bytes, a header padded with spaces to a multiple of 8, then the data, little-endian."""
+    """Length in 8 bytes, a header that holds their SHA-256, padded to a multiple of 8, then the data."""
     path = tmp_path / "x.safetensors"
     write_tensors(path, {"b": np.array([[1, -2]], np.float32), "a": np.array([7], np.uint64)})
-    header = (
-        b'{"__metadata__":{"format":"mlx"},"a":{"dtype":"U64","shape":[1],"data_offsets":[0,8]},'
-        b'"b":{"dtype":"F32","shape":[1,2],"data_offsets":[8,16]}}'
-    )
-    header += b" " * (-len(header) % 8)
     data = b"\7\0\0\0\0\0\0\0" + b"\0\0\x80\x3f" + b"\0\0\0\xc0"
+    sealed = (
+        b'{"a": {"data_offsets": [0, 8], "dtype": "U64", "shape": [1]}, '
+        b'"b": {"data_offsets": [8, 16], "dtype": "F32", "shape": [1, 2]}}'
+    )
+    header = (
+        b'{"__metadata__":{"format":"mlx","sha256":"%s"},"a":{"dtype":"U64","shape":[1],"data_offsets":[0,8]},'
+        b'"b":{"dtype":"F32","shape":[1,2],"data_offsets":[8,16]}}'
+    ) % hashlib.sha256(sealed + data).hexdigest().encode()
+    header += b" " * (-len(header) % 8)
     assert path.read_bytes() == len(header).to_bytes(8, "little") + header + data
 
 
@@ -38,7 +44,7 @@ def test_the_package_reads_it(dtype: str, tmp_path: Path) -> None:
     write_tensors(path, tensors, dtype)
     kinds = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
     with safe_open(path, "numpy") as file:
-        assert file.metadata() == {"format": "mlx"}
+        assert file.metadata()["format"] == "mlx"
         for name, tensor in tensors.items():
             stored = file.get_slice(name)
             assert tuple(stored.get_shape()) == tensor.shape
@@ -97,3 +103,16 @@ def test_the_largest(dtype: str, value: Any, tmp_path: Path) -> None:
     """The largest numbers of a type are written."""
     write_tensors(tmp_path / "x", {"w": np.array([value, -value], np.float32)}, dtype)
     assert np.isfinite(read_safetensors(tmp_path / "x")["w"]).all()
+
+
+def test_damage_to_the_numbers_is_found(tmp_path: Path) -> None:
+    """Any changed byte of the data is noticed, and a file that records no SHA-256, as other tools', is read."""
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, {"a": np.arange(3, dtype=np.float32)})
+    content = path.read_bytes()
+    for place in range(len(content) - 12, len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(TinyLMError, match=r"is damaged \(its SHA-256 is not the one recorded\)$"):
+            read_safetensors(path)
+    save_file({"a": np.arange(3, dtype=np.float32)}, path)
+    assert read_safetensors(path)["a"].tolist() == [0, 1, 2]
