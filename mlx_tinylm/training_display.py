@@ -156,6 +156,8 @@ def conclusion(run: Run) -> str:
     if progress.best_loss is None or progress.last_loss is None:
         lines.append(f"Stopped at step {step:,} of {config.steps:,}, before the first validation.")
     else:
+        if step < config.steps:
+            lines.append(f"Stopped at step {step:,} of {config.steps:,}.")
         lines.append(
             f"After {progress.last_step:,} steps the validation loss is {progress.last_loss:.4f}; it was best, "
             f"{progress.best_loss:.4f}, after step {progress.best_step:,}, and those weights are kept."
