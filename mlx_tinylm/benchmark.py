@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mlx_tinylm.generation import has_mlx, load, stream_generate
+from mlx_tinylm.generation import has_mlx, load, require_mlx, stream_generate
 from mlx_tinylm.info import system_facts
 from mlx_tinylm.training_config import preset
 from mlx_tinylm.weights import shipped_weights
@@ -45,8 +45,6 @@ def measurements() -> Iterator[tuple[str, Any]]:
 
 def step_seconds(name: str) -> tuple[float, float]:
     """The median time of a training step with a preset, and the most memory that MLX held, in MiB."""
-    from mlx_tinylm.generation import require_mlx
-
     require_mlx()
     import mlx.core as mx
 

@@ -7,10 +7,12 @@ them; hundreds of small arrays lie on thousands of small pages, whose look-up co
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
+
+from mlx_tinylm.numpy_models.cache import Array
 
 LINE = 16  # numbers in a cache line
 Parameters = TypeVar("Parameters")
@@ -18,41 +20,36 @@ Parameters = TypeVar("Parameters")
 
 def packed(parameters: Parameters) -> Parameters:
     """The same tree of dataclasses and lists, its float32 arrays copied into one."""
-    block = np.empty(sum(_room(array) for array in _arrays(parameters)), np.float32)
-    taken = 0
+    rooms: list[int] = []
 
-    def copy(part: Any) -> Any:
-        nonlocal taken
-        if isinstance(part, np.ndarray):
-            place = block[taken : taken + part.size].reshape(part.shape)
-            place[...] = part
-            taken += _room(part)
-            return place
-        if isinstance(part, list):
-            return [copy(each) for each in part]
-        if _is_tree(part):
-            fields = dataclasses.fields(part)
-            return dataclasses.replace(part, **{field.name: copy(getattr(part, field.name)) for field in fields})
-        return part
+    def counted(array: Array) -> Array:
+        rooms.append(-(-array.size // LINE) * LINE)
+        return array
 
-    result: Parameters = copy(parameters)
+    _mapped(parameters, counted)
+    block = np.empty(sum(rooms), np.float32)
+    places = iter(np.split(block, np.cumsum(rooms)[:-1]))
+
+    def copied(array: Array) -> Array:
+        place = next(places)[: array.size].reshape(array.shape)
+        place[...] = array
+        return place
+
+    result: Parameters = _mapped(parameters, copied)
     return result
 
 
-def _arrays(part: Any) -> Iterator[np.ndarray[Any, Any]]:
+def _mapped(part: Any, change: Callable[[Array], Array]) -> Any:
+    """A tree of dataclasses and lists with `change` applied to each array, always in the same order."""
     if isinstance(part, np.ndarray):
-        yield part
-    elif isinstance(part, list):
-        for each in part:
-            yield from _arrays(each)
-    elif _is_tree(part):
-        for field in dataclasses.fields(part):
-            yield from _arrays(getattr(part, field.name))
+        return change(part)
+    if isinstance(part, list):
+        return [_mapped(each, change) for each in part]
+    if _is_tree(part):
+        fields = dataclasses.fields(part)
+        return dataclasses.replace(part, **{field.name: _mapped(getattr(part, field.name), change) for field in fields})
+    return part
 
 
 def _is_tree(part: Any) -> bool:
     return dataclasses.is_dataclass(part) and part.__module__.startswith(__package__)
-
-
-def _room(array: np.ndarray[Any, Any]) -> int:
-    return -(-array.size // LINE) * LINE

@@ -27,7 +27,7 @@ import click
 import numpy as np
 
 from mlx_tinylm.dataset import batch_offsets
-from mlx_tinylm.training_config import PRESETS, TrainConfig, preset
+from mlx_tinylm.training_config import PRESETS, preset
 from mlx_tinylm.weights import open_folder, shipped_weights
 
 Result = dict[str, Any]
@@ -83,10 +83,6 @@ def peak_mib() -> float:
 # Training
 
 
-def settings(name: str, changes: dict[str, Any]) -> TrainConfig:
-    return preset(name, **changes)
-
-
 def per_step(step: Callable[[int], float]) -> Result:
     losses, seconds = [], []
     for number in range(WARM_UP + STEPS):
@@ -105,7 +101,7 @@ def initial(name: str, changes: dict[str, Any], folder: str) -> Result:
     from mlx_tinylm.tensor_files import write_tensors
     from mlx_tinylm.training.state import kept_tensors, new_state
 
-    config = settings(name, changes)
+    config = preset(name, **changes)
     state = new_state(config, config.model_config(VOCABULARY, VOCABULARY - 1))
     write_tensors(Path(folder) / "initial.safetensors", kept_tensors(state))
     return {}
@@ -120,7 +116,7 @@ def ours(name: str, changes: dict[str, Any], folder: str, **_: Any) -> Result:
     from mlx_tinylm.training.loop import make_step, run_steps
     from mlx_tinylm.training.state import new_state
 
-    config = settings(name, changes)
+    config = preset(name, **changes)
     tensors = read_safetensors(Path(folder) / "initial.safetensors")
     state = new_state(config, config.model_config(VOCABULARY, VOCABULARY - 1), tensors)
     steps = run_steps(make_step(state, config, IDS), state, config, len(IDS), WARM_UP + STEPS + 1, lambda: False)
@@ -134,7 +130,7 @@ def pytorch(name: str, changes: dict[str, Any], folder: str, bf16: bool = False)
 
     from mlx_tinylm.tensor_files import read_safetensors
 
-    config = settings(name, changes)
+    config = preset(name, **changes)
     trainer = Trainer(config, read_safetensors(Path(folder) / "initial.safetensors"), bf16)
     places = np.arange(config.context + 1)
 
@@ -168,7 +164,7 @@ rounds_option = click.option("--rounds", default=5, show_default=True)
 def train(name: str, dropout: float | None, bf16: bool, rounds: int) -> None:
     """A training step, the optimizer included, against the PyTorch twin with the same recipe."""
     changes = {} if dropout is None else {"dropout": dropout}
-    config = settings(name, changes)
+    config = preset(name, **changes)
     with tempfile.TemporaryDirectory() as folder:
         measured("initial", name=name, changes=changes, folder=folder)
         results = alternated(rounds, ["ours", "pytorch"], name=name, changes=changes, folder=folder, bf16=bf16)
