@@ -5,6 +5,7 @@ Shapes: B batch, T time, V vocabulary.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,11 +14,15 @@ import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 
-from mlx_tinylm.config import ModelConfig
+from mlx_tinylm.config import ModelConfig, Qwen3Config
+from mlx_tinylm.layout import count_parameters
 from mlx_tinylm.models import build, load_stored
 from mlx_tinylm.models.cache import KVCache
+from mlx_tinylm.models.qwen3_step import Qwen3Step
 from mlx_tinylm.tensor_files import Tensors
 from mlx_tinylm.weights import ModelFolder
+
+SMALL = 1 << 24  # parameters; larger models spend their time on their matrices, not on the number of operations
 
 
 class MLXModel:
@@ -42,12 +47,21 @@ class MLXModel:
         mx.eval(module.parameters())
         return cls(module)
 
+    @functools.cached_property
+    def step(self) -> Qwen3Step | None:
+        """A quicker way to compute a single position; it copies the weights, so only for small models."""
+        fits = isinstance(self.config, Qwen3Config) and not self.config.quantization
+        return Qwen3Step(self.module) if fits and count_parameters(self.config) <= SMALL else None
+
     def new_cache(self, capacity: int) -> list[KVCache]:
         return [KVCache(capacity) for _ in range(self.config.layers)]
 
     def next_logits(self, ids: Sequence[int], cache: list[KVCache]) -> mx.array:
         """Append ids to the cache; the logits (V,) of the id that follows, on their way but not waited for."""
-        logits = self.module(mx.array([list(ids)]), cache)[0, -1].astype(mx.float32)
+        if len(ids) == 1 and self.step:
+            logits = self.step(ids[0], cache)
+        else:
+            logits = self.module(mx.array([list(ids)]), cache)[0, -1].astype(mx.float32)
         mx.async_eval(logits)
         return logits
 

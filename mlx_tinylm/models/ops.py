@@ -73,6 +73,20 @@ def _gate(x: mx.array) -> mx.array:
     return mx.sigmoid(x) if x.size < _FEW else _sigmoid(x)
 
 
+def normed(x: mx.array, eps: float) -> mx.array:
+    """(T, D) -> (T, D), each row with a mean square of 1: RMSNorm (Zhang and Sennrich 2019) without a weight."""
+    if not on_cpu():
+        return mx.fast.rms_norm(x, None, eps)
+    T, D = x.shape  # the fused operation is ten on a CPU
+    squares = mx.addmm(_filled(eps, 1, 1), x, x.T, alpha=1 / D) if T == 1 else x * x @ _filled(1 / D, D, 1) + eps
+    return x * mx.rsqrt(squares)
+
+
+@lru_cache(maxsize=16)
+def _filled(value: float, rows: int, columns: int) -> mx.array:
+    return mx.full((rows, columns), value)
+
+
 def rope(x: mx.array, start: int, theta: float) -> mx.array:
     """(B, H, T, K), of which the first stands at position `start`: pairs i, i + K / 2 turned (RoPE, Su et al. 2021)."""
     if on_cpu() and x.shape[2] == 1:
