@@ -9,9 +9,9 @@ Shapes: B batch, H heads, G key-value heads, T time, S stored positions, K head 
 
 from __future__ import annotations
 
+import functools
 import math
 from functools import lru_cache
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -108,18 +108,70 @@ def _turn(position: int, head_dim: int, theta: float) -> mx.array:
 
 def attention(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.array:
     """(B, H, T, K), (B, G, S, K), (B, G, S, K) -> (B, H, T, K), causal: the last query sees all S keys."""
-    T, S = q.shape[2], k.shape[2]
+    T = q.shape[2]
     if not on_cpu() or T == 1:
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask="causal" if T > 1 else None)
     if q.shape[1] != k.shape[1]:
         k, v = (mx.repeat(x, q.shape[1] // k.shape[1], axis=1) for x in (k, v))
-    keys, v = (scale * k).swapaxes(-1, -2), mx.contiguous(v)  # a product would copy v for each block
-    seen, blocks = S - T, []
-    for queries in mx.split(q, range(_BLOCK, T, _BLOCK), axis=2):
-        seen += queries.shape[2]
-        scores = queries @ keys[..., :seen] + _mask(queries.shape[2], seen)  # (B, H, block, seen)
-        blocks.append(_softmax(scores) @ v[:, :, :seen])
-    return blocks[0] if len(blocks) == 1 else mx.concatenate(blocks, axis=2)
+    # Keys times log2(e), so that the softmax's powers are powers of 2.
+    y: mx.array = _causal(q, (scale * _LOG2_E) * k, mx.contiguous(v))[0]  # a product would copy v for each block
+    return y
+
+
+@mx.custom_function
+def _causal(q: mx.array, keys: mx.array, v: mx.array) -> tuple[mx.array, ...]:
+    """(B, H, T, K), (B, H, S, K) twice -> softmax(q keys^T, in powers of 2) v, and what its gradient needs.
+
+    That is, for each block of queries, the weights before they are divided by their sum, and 1 / sum.
+    """
+    y, kept = [], []
+    for queries, seen in _blocks(q, keys.shape[2]):
+        scores = mx.addmm(_mask(queries.shape[2], seen), queries, keys[:, :, :seen].swapaxes(-1, -2))
+        weights = exp2(mx.maximum(scores - mx.max(scores, axis=-1, keepdims=True), -126.0))  # (B, H, block, seen)
+        share = 1.0 / mx.sum(weights, axis=-1, keepdims=True)
+        y.append(weights @ v[:, :, :seen] * share)
+        kept += [weights, share]
+    return mx.concatenate(y, axis=2), *kept
+
+
+@_causal.vjp
+def _causal_vjp(inputs: list[mx.array], gradients: list[mx.array], outputs: list[mx.array]) -> tuple[mx.array, ...]:
+    """By hand (Dao et al. 2022, appendix B.2): half the passes over the weights that automatic ones would take."""
+    q, keys, v = inputs
+    values = math.log(2) * v.swapaxes(-1, -2)
+    blocks = _blocks(q, keys.shape[2])
+    of_q, of_keys, of_v = [], [], []
+    each = zip(blocks, *(_split(x) for x in (outputs[0], gradients[0])), outputs[1::2], outputs[2::2], strict=True)
+    for (queries, seen), y, gradient, weights, share in each:
+        of_y = gradient * share
+        of_weights = of_y @ values[..., :seen] - math.log(2) * mx.sum(of_y * y, axis=-1, keepdims=True)
+        of_scores = weights * of_weights
+        of_q.append(of_scores @ keys[:, :, :seen])
+        of_keys.append(of_scores.swapaxes(-1, -2) @ queries)
+        of_v.append(weights.swapaxes(-1, -2) @ of_y)
+    return mx.concatenate(of_q, axis=2), _summed(of_keys), _summed(of_v)
+
+
+def _split(x: mx.array) -> list[mx.array]:
+    """(B, H, T, K) -> (B, H, block, K) each"""
+    return list(mx.split(x, range(_BLOCK, x.shape[2], _BLOCK), axis=2))
+
+
+def _blocks(q: mx.array, stored: int) -> list[tuple[mx.array, int]]:
+    """The blocks of queries, and how many of the stored keys each one sees."""
+    T = q.shape[2]
+    ends = [*range(_BLOCK, T, _BLOCK), T]
+    return [(queries, stored - T + end) for queries, end in zip(_split(q), ends, strict=True)]
+
+
+def _summed(parts: list[mx.array]) -> mx.array:
+    """(B, H, seen, K) of each block -> their sum (B, H, S, K); a block adds nothing to keys it does not see."""
+    sums, start = [], 0
+    for first, part in enumerate(parts):
+        end = part.shape[2]
+        sums.append(functools.reduce(mx.add, [later[:, :, start:end] for later in parts[first:]]))
+        start = end
+    return mx.concatenate(sums, axis=2)
 
 
 @lru_cache(maxsize=64)
@@ -129,16 +181,3 @@ def _mask(queries: int, keys: int) -> mx.array:
     mask = mx.where(allowed, 0.0, -1e9)
     mx.eval(mask)
     return mask
-
-
-@mx.custom_function
-def _softmax(scores: mx.array) -> mx.array:
-    below = (scores - mx.max(scores, axis=-1, keepdims=True)) * _LOG2_E
-    weights = exp2(mx.maximum(below, -126.0))
-    return weights * (1.0 / mx.sum(weights, axis=-1, keepdims=True))
-
-
-@_softmax.vjp
-def _softmax_vjp(scores: mx.array, gradient: mx.array, weights: mx.array) -> Any:
-    weighted = weights * gradient
-    return weighted - weights * mx.sum(weighted, axis=-1, keepdims=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 import mlx.optimizers as optim
+from mlx.utils import tree_map
 
-from mlx_tinylm.models.lanes import lanes
+from mlx_tinylm.models.lanes import lanes, shares
 from mlx_tinylm.training_config import TrainConfig
 
 Schedule = Callable[[mx.array], mx.array]
@@ -36,21 +38,73 @@ def is_hidden_matrix(name: str, tensor: mx.array) -> bool:
     return tensor.ndim == 2 and not any(table in name for table in ("wte", "wpe", "embed_tokens", "lm_head"))
 
 
+@dataclass
+class Matrix:
+    """A weight, its gradient and its state in an optimizer, on their way through a step."""
+
+    gradient: mx.array
+    parameter: mx.array
+    state: dict[str, mx.array]
+
+
 class DecayedMuon(optim.Muon):
     """Muon (Jordan et al. 2024) with decoupled decay, w <- w (1 - rate x decay), as in Liu et al. 2025.
 
-    The decay of mlx.optimizers.Muon is added to the gradient instead, where orthogonalising drowns it.
+    The decay of mlx.optimizers.Muon is added to the gradient instead, where orthogonalising drowns it, and it moves
+    one matrix after the other. Here those of equal shape move in a stack, each lane having its share of it.
     """
 
     def __init__(self, learning_rate: Schedule, decay: float) -> None:
         super().__init__(learning_rate, momentum=0.95, weight_decay=0.0)
         self.decay = decay
-        self.streams = itertools.cycle(lanes(most=64))
+        self.matrices: list[Matrix] = []
 
-    def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict[str, mx.array]) -> mx.array:
-        with mx.stream(next(self.streams)):  # one small matrix after the other would leave cores idle
-            kept = parameter * (1 - self.learning_rate * self.decay)
-            return super().apply_single(gradient, kept, state)
+    def apply_gradients(self, gradients: Any, parameters: Any) -> Any:
+        """Trees of gradients and weights -> the tree of moved weights."""
+        self.matrices = []
+        numbers = super().apply_gradients(gradients, parameters)
+        matrices, self.matrices = self.matrices, []
+        by_shape: dict[tuple[int, ...], list[Matrix]] = {}
+        for matrix in matrices:
+            by_shape.setdefault(matrix.gradient.shape, []).append(matrix)
+        for stack in by_shape.values():
+            streams = lanes(len(stack))
+            for stream, part in zip(streams, shares(len(stack), len(streams)), strict=True):
+                with mx.stream(stream):
+                    self.move(stack[part])
+        return tree_map(lambda number: matrices[number].parameter, numbers)
+
+    def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict[str, mx.array]) -> int:
+        """Called by the optimizer for each matrix: only collects it, and returns its number."""
+        self.matrices.append(Matrix(gradient, parameter, state))
+        return len(self.matrices) - 1
+
+    def move(self, stack: list[Matrix]) -> None:
+        """One step for matrices of equal shape."""
+        gradient = mx.stack([matrix.gradient for matrix in stack])  # (N, out, in)
+        momentum = self.momentum * mx.stack([matrix.state["v"] for matrix in stack]) + (1 - self.momentum) * gradient
+        update = orthogonal((1 - self.momentum) * gradient + self.momentum * momentum, self.ns_steps)
+        rate = self.learning_rate
+        kept = mx.stack([matrix.parameter for matrix in stack]) * (1 - rate * self.decay)
+        moved = kept - rate * max(1, update.shape[1] / update.shape[2]) ** 0.5 * update
+        for number, matrix in enumerate(stack):
+            matrix.state["v"], matrix.parameter = momentum[number], moved[number]
+
+
+def orthogonal(x: mx.array, steps: int) -> mx.array:
+    """(N, rows, columns) -> matrices with the same singular vectors and singular values near 1.
+
+    Newton and Schulz's iteration with the coefficients of Jordan et al. 2024.
+    """
+    tall = x.shape[1] > x.shape[2]
+    if tall:
+        x = x.swapaxes(1, 2)
+    x = x / (mx.linalg.norm(x, axis=(1, 2), keepdims=True) + 1e-7)
+    for _ in range(steps):
+        square = x @ x.swapaxes(1, 2)
+        square = mx.addmm(square, square, square, alpha=2.0315, beta=-4.7750)
+        x = mx.addmm(x, square, x, beta=3.4445)
+    return x.swapaxes(1, 2) if tall else x
 
 
 def schedule(config: TrainConfig, peak: float) -> Schedule:
