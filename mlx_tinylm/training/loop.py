@@ -6,6 +6,7 @@ Shapes: A accumulated batches, B batch, T context, N ids of the corpus.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +62,9 @@ def make_step(state: TrainState, config: TrainConfig, ids: Ids, *, compiled: boo
 
     def step(offsets: mx.array) -> tuple[mx.array, mx.array]:
         loss, gradient = mean_gradient(gradient_of, state.model, list(offsets), seed_share)
-        gradient, norm = optim.clip_grad_norm(gradient, config.grad_clip or float("inf"))
+        clipped, norm = optim.clip_grad_norm(gradient, config.grad_clip or float("inf"))
+        if config.grad_clip:  # otherwise the update does not have to wait for the norm
+            gradient = clipped
         state.optimizer.update(state.model, gradient)
         if config.ema:
             done = state.optimizer.optimizers[0].step  # an array, so that a compiled step sees it change
@@ -93,7 +96,13 @@ def mean_gradient(
                 weight = share.size / total
                 losses.append(weight * loss)
                 gradients.append(tree_map(lambda g, w=weight: w * g, gradient))
-    return functools.reduce(mx.add, losses), functools.reduce(lambda a, b: tree_map(mx.add, a, b), gradients)
+    turns = itertools.cycle(streams)
+
+    def added(*parts: mx.array) -> mx.array:
+        with mx.stream(next(turns)):
+            return functools.reduce(mx.add, parts)
+
+    return functools.reduce(mx.add, losses), tree_map(added, *gradients)
 
 
 def run_steps(

@@ -82,13 +82,19 @@ class DecayedMuon(optim.Muon):
     def move(self, stack: list[Matrix]) -> None:
         """One step for matrices of equal shape."""
         gradient = mx.stack([matrix.gradient for matrix in stack])  # (N, out, in)
-        momentum = self.momentum * mx.stack([matrix.state["v"] for matrix in stack]) + (1 - self.momentum) * gradient
-        update = orthogonal((1 - self.momentum) * gradient + self.momentum * momentum, self.ns_steps)
+        momenta = self.momentum * mx.stack([matrix.state["v"] for matrix in stack]) + (1 - self.momentum) * gradient
+        update = orthogonal((1 - self.momentum) * gradient + self.momentum * momenta, self.ns_steps)
         rate = self.learning_rate
         kept = mx.stack([matrix.parameter for matrix in stack]) * (1 - rate * self.decay)
         moved = kept - rate * max(1, update.shape[1] / update.shape[2]) ** 0.5 * update
-        for number, matrix in enumerate(stack):
-            matrix.state["v"], matrix.parameter = momentum[number], moved[number]
+        for matrix, momentum, parameter in zip(stack, unstacked(momenta), unstacked(moved), strict=True):
+            matrix.state["v"], matrix.parameter = momentum, parameter
+
+
+def unstacked(stack: mx.array) -> list[mx.array]:
+    """(N, rows, columns) -> N matrices by one operation; N slices would be N."""
+    N, _, columns = stack.shape
+    return list(mx.split(stack.reshape(-1, columns), N))
 
 
 def orthogonal(x: mx.array, steps: int) -> mx.array:
