@@ -120,6 +120,27 @@ def test_muon_follows_its_formula(matrix: tuple[int, int]) -> None:
         np.testing.assert_allclose(np.array(ours["weight"]), expected, atol=2e-5)
 
 
+def test_muon_moves_each_matrix_as_if_alone() -> None:
+    """Matrices of equal shape share a stack, but neither an update nor a momentum; others keep to their own."""
+    random = np.random.default_rng(2)
+    shapes = {"a": (8, 8), "b": (8, 20), "c": (8, 8), "d": (20, 8), "e": (8, 8)}
+    drawn = [{name: mx.array(random.standard_normal(shape)) for name, shape in shapes.items()} for _ in range(4)]
+
+    def moved(names: str) -> dict[str, mx.array]:
+        muon = DecayedMuon(level(0.05), decay=0.3)
+        weights = {name: drawn[0][name] for name in names}
+        muon.init(weights)
+        for gradients in drawn[1:]:
+            weights = muon.apply_gradients({name: gradients[name] for name in names}, weights)
+        assert muon.step.item() == 3
+        return weights
+
+    together = moved("abcde")
+    for name, shape in shapes.items():
+        assert together[name].shape == shape
+        np.testing.assert_allclose(np.array(together[name]), np.array(moved(name)[name]), atol=1e-5, err_msg=name)
+
+
 def test_muon_steps_have_one_size() -> None:
     """Muon's update has singular values near 1 even where the gradient is nearly of rank one."""
     random = np.random.default_rng(1)
