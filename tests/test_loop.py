@@ -101,6 +101,21 @@ def test_accumulated_gradients_equal_the_large_batch(family: str) -> None:
         np.testing.assert_allclose(weights_of(ours)[name], tensor, atol=1e-3, err_msg=name)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "qwen3"])
+def test_any_number_of_lanes_makes_the_same_step(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two batches of four windows on one lane, or on three, of which one has two windows."""
+    config = dataclasses.replace(PLAIN, family=family, grad_accumulation_steps=2, grad_clip=None)
+    streams = [mx.new_stream(mx.default_device()) for _ in range(3)]
+    one: list[Stepped] = []
+    three: list[Stepped] = []
+    for count, steps in ((1, one), (3, three)):
+        monkeypatch.setattr("mlx_tinylm.training.loop.lanes", lambda most, count=count: streams[:count])
+        steps += trained(config, 3)[1]
+    for few, many in zip(one, three, strict=True):
+        assert many.loss == pytest.approx(few.loss, rel=1e-5)
+        assert many.grad_norm == pytest.approx(few.grad_norm, rel=1e-4)
+
+
 def test_the_norm_is_that_of_the_gradient() -> None:
     """The reported norm is that of the mean gradient before clipping, and clipping bounds the step."""
     config = dataclasses.replace(PLAIN, grad_clip=None, grad_accumulation_steps=2)

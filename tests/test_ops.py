@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from mlx_tinylm.models.ops import attention, exp2, gelu, rope, silu
+from mlx_tinylm.models.ops import attention, exp2, gelu, normed, rope, silu
 
 Array = npt.NDArray[Any]
 # B, H, G, T, S, K: equal heads and shared ones, one query and many, more keys than queries, more than one block.
@@ -24,6 +24,7 @@ SHAPES = [
     (1, 2, 1, 64, 64, 4),
     (1, 2, 2, 65, 65, 4),
     (1, 2, 1, 130, 150, 4),
+    (2, 4, 2, 128, 128, 6),
 ]
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
@@ -205,6 +206,19 @@ def test_silu_at_its_ends(shape: tuple[int, ...]) -> None:
     assert (np.abs(y[..., 1]) < 1e-30).all()
     assert (np.abs(y[..., 0]) < 1).all()
     np.testing.assert_allclose(y[..., 2:], ends[..., 2:])
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("eps", [1e-6, 0.3])
+def test_normed(rows: int, eps: float) -> None:
+    """Rows large, small, zero and no number are normed as the formula says, and as MLX's fused operation norms them."""
+    drawn = np.random.default_rng(0).normal(size=(rows, 24)).astype(np.float32)
+    for size in (1.0, 1e-3, 1e3, 0.0, np.nan):
+        x = drawn * np.float32(size)
+        y = np.array(normed(mx.array(x), eps))
+        expected = x / np.sqrt((x.astype(np.float64) ** 2).mean(-1, keepdims=True) + eps)
+        np.testing.assert_allclose(y, expected, rtol=2e-6)
+        np.testing.assert_allclose(y, np.array(mx.fast.rms_norm(mx.array(x), None, eps)), rtol=2e-6)
 
 
 @pytest.mark.parametrize("position", [0, 1, 255, 30_000])

@@ -12,6 +12,7 @@ import pytest
 from mlx.utils import tree_flatten, tree_map
 from tiny_runs import PLAIN, RICH
 
+from mlx_tinylm.models.lanes import lanes
 from mlx_tinylm.training.optimizer import DecayedMuon, level, schedule
 from mlx_tinylm.training.state import TrainState, new_state
 from mlx_tinylm.training_config import TrainConfig
@@ -120,10 +121,12 @@ def test_muon_follows_its_formula(matrix: tuple[int, int]) -> None:
         np.testing.assert_allclose(np.array(ours["weight"]), expected, atol=2e-5)
 
 
-def test_muon_moves_each_matrix_as_if_alone() -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_muon_moves_each_matrix_as_if_alone(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Matrices of equal shape share a stack, but neither an update nor a momentum; others keep to their own."""
+    monkeypatch.setattr("mlx_tinylm.training.optimizer.lanes", lambda most: lanes(min(most, count)))
     random = np.random.default_rng(2)
-    shapes = {"a": (8, 8), "b": (8, 20), "c": (8, 8), "d": (20, 8), "e": (8, 8)}
+    shapes = {"a": (8, 8), "b": (8, 20), "c": (8, 8), "d": (20, 8), "e": (8, 8), "f": (20, 8), "g": (20, 8)}
     drawn = [{name: mx.array(random.standard_normal(shape)) for name, shape in shapes.items()} for _ in range(4)]
 
     def moved(names: str) -> dict[str, mx.array]:
@@ -135,7 +138,7 @@ def test_muon_moves_each_matrix_as_if_alone() -> None:
         assert muon.step.item() == 3
         return weights
 
-    together = moved("abcde")
+    together = moved("abcdefg")
     for name, shape in shapes.items():
         assert together[name].shape == shape
         np.testing.assert_allclose(np.array(together[name]), np.array(moved(name)[name]), atol=1e-5, err_msg=name)

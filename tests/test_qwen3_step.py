@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -42,6 +43,22 @@ def test_others_go_through_the_module(config: ModelConfig) -> None:
     plain = MLXModel.with_tensors(replace(config, quantization=None), tensors)
     assert (plain.step is None) == (config.family == "gpt2")
     assert MLXModel(inference.build(config)).step is None
+
+
+def test_single_ids_take_the_step() -> None:
+    """One id goes through the step, several go through the module."""
+    model = MLXModel.with_tensors(GROUPED, random_tensors(GROUPED))
+    asked: list[int] = []
+
+    def step(id: int, cache: Any) -> mx.array:
+        asked.append(id)
+        return mx.zeros((31,))
+
+    vars(model)["step"] = step
+    cache = model.new_cache(8)
+    assert mx.any(model.next_logits([5, 6], cache)).item()
+    assert not mx.any(model.next_logits([7], cache)).item()
+    assert asked == [7]
 
 
 def test_a_large_model_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:

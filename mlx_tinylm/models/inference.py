@@ -49,7 +49,7 @@ class MLXModel:
 
     @functools.cached_property
     def step(self) -> Qwen3Step | None:
-        """A quicker way to compute a single position; it copies the weights, so only for small models."""
+        """A quicker way to compute a single position, or None; it copies the weights, so only for small models."""
         fits = isinstance(self.config, Qwen3Config) and not self.config.quantization
         return Qwen3Step(self.module) if fits and count_parameters(self.config) <= SMALL else None
 

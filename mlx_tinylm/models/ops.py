@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import math
-from functools import lru_cache
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -26,6 +25,7 @@ _LOG2_E = math.log2(math.e)
 _CURVE, _TOP = 0.05772615, 5.7707825
 _GELU_SLOPE = 2 * math.sqrt(2 / math.pi)
 _GELU_CUBE = 0.044715
+# Below this many numbers one slow operation beats twenty quick ones.
 _FEW = 1 << 14
 # Queries in one block of causal attention on a CPU; a block skips the keys that lie behind all its queries.
 _BLOCK = 64
@@ -78,7 +78,7 @@ def _gelu_vjp(x: mx.array, gradients: list[mx.array], outputs: list[mx.array]) -
 
 
 def _gelu_slope(x: mx.array, scale: float = 1.0, cubes: int = 1) -> mx.array:
-    """What GELU's gate grows by, over x; with three cubes, its derivative."""
+    """Where GELU's gate is sigmoid(z): z / x, times `scale`; with three cubes, dz/dx."""
     return scale * _GELU_SLOPE + (cubes * scale * _GELU_SLOPE * _GELU_CUBE) * (x * x)
 
 
@@ -104,13 +104,16 @@ def normed(x: mx.array, eps: float) -> mx.array:
     if not on_cpu():
         return mx.fast.rms_norm(x, None, eps)
     T, D = x.shape  # the fused operation is ten on a CPU
-    squares = mx.addmm(_filled(eps, 1, 1), x, x.T, alpha=1 / D) if T == 1 else x * x @ _filled(1 / D, D, 1) + eps
-    return x * mx.rsqrt(squares)
+    if T == 1:  # the sum of squares, divided and added to eps by one operation
+        return x * mx.rsqrt(mx.addmm(_filled(eps, 1, 1), x, x.T, alpha=1 / D))
+    return x * mx.rsqrt((x * x) @ _filled(1 / D, D, 1) + eps)
 
 
-@lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=16)
 def _filled(value: float, rows: int, columns: int) -> mx.array:
-    return mx.full((rows, columns), value)
+    filled = mx.full((rows, columns), value)
+    mx.eval(filled)
+    return filled
 
 
 def rope(x: mx.array, start: int, theta: float) -> mx.array:
@@ -120,7 +123,7 @@ def rope(x: mx.array, start: int, theta: float) -> mx.array:
     return mx.fast.rope(x, x.shape[3], traditional=False, base=theta, scale=1.0, offset=start)
 
 
-@lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=2)
 def _turn(position: int, head_dim: int, theta: float) -> mx.array:
     """(K, K): the rotation at one position."""
     half = np.arange(head_dim // 2)
@@ -139,8 +142,8 @@ def attention(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.array:
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask="causal" if T > 1 else None)
     if q.shape[1] != k.shape[1]:
         k, v = (mx.repeat(x, q.shape[1] // k.shape[1], axis=1) for x in (k, v))
-    # Keys times log2(e), so that the softmax's powers are powers of 2.
-    y: mx.array = _causal(q, (scale * _LOG2_E) * k, mx.contiguous(v))[0]  # a product would copy v for each block
+    # Keys times log2(e), so that the softmax's powers are powers of 2; a product would copy v for each block.
+    y: mx.array = _causal(q, (scale * _LOG2_E) * k, mx.contiguous(v))[0]
     return y
 
 
@@ -153,7 +156,7 @@ def _causal(q: mx.array, keys: mx.array, v: mx.array) -> tuple[mx.array, ...]:
     """
     y, kept = [], []
     for queries, seen in _blocks(q, keys.shape[2]):
-        scores = keys[:, :, :seen] @ queries.swapaxes(-1, -2) + _mask(queries.shape[2], seen)
+        scores = keys[:, :, :seen] @ queries.swapaxes(-1, -2) + _mask(seen, queries.shape[2])
         weights = exp2(mx.maximum(scores - mx.max(scores, axis=-2, keepdims=True), -126.0))  # (B, H, seen, block)
         share = (1.0 / mx.sum(weights, axis=-2, keepdims=True)).swapaxes(-1, -2)  # (B, H, block, 1)
         y.append(weights.swapaxes(-1, -2) @ v[:, :, :seen] * share)
@@ -163,19 +166,22 @@ def _causal(q: mx.array, keys: mx.array, v: mx.array) -> tuple[mx.array, ...]:
 
 @_causal.vjp
 def _causal_vjp(inputs: list[mx.array], gradients: list[mx.array], outputs: list[mx.array]) -> tuple[mx.array, ...]:
-    """By hand (Dao et al. 2022, appendix B.2): half the passes over the weights that automatic ones would take."""
+    """By hand (Dao et al. 2022, appendix B.2): half the passes over the weights that automatic ones would take.
+
+    ln 2 is the slope of 2^x at 0; 1 / sum, which turns the kept weights into probabilities, multiplies the gradient.
+    """
     q, keys, v = inputs
     values = math.log(2) * v
     blocks = _blocks(q, keys.shape[2])
     of_q, of_keys, of_v = [], [], []
     each = zip(blocks, *(_split(x) for x in (outputs[0], gradients[0])), outputs[1::2], outputs[2::2], strict=True)
     for (queries, seen), y, gradient, weights, share in each:
-        of_y = gradient * share
-        mean = math.log(2) * mx.sum(of_y * y, axis=-1, keepdims=True)
-        of_scores = weights * (values[:, :, :seen] @ of_y.swapaxes(-1, -2) - mean.swapaxes(-1, -2))
+        shared = gradient * share
+        mean = math.log(2) * mx.sum(shared * y, axis=-1, keepdims=True)
+        of_scores = weights * (values[:, :, :seen] @ shared.swapaxes(-1, -2) - mean.swapaxes(-1, -2))
         of_q.append(of_scores.swapaxes(-1, -2) @ keys[:, :, :seen])
         of_keys.append(of_scores @ queries)
-        of_v.append(weights @ of_y)
+        of_v.append(weights @ shared)
     return mx.concatenate(of_q, axis=2), _summed(of_keys), _summed(of_v)
 
 
@@ -201,8 +207,8 @@ def _summed(parts: list[mx.array]) -> mx.array:
     return mx.concatenate(sums, axis=2)
 
 
-@lru_cache(maxsize=64)
-def _mask(queries: int, keys: int) -> mx.array:
+@functools.lru_cache(maxsize=64)
+def _mask(keys: int, queries: int) -> mx.array:
     """(keys, queries), to be added to scores: very negative where a key lies behind its query."""
     allowed = mx.arange(keys)[:, None] <= mx.arange(queries) + (keys - queries)
     mask = mx.where(allowed, 0.0, -1e9)

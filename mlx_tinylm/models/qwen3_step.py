@@ -60,13 +60,13 @@ class Qwen3Step:
 
 
 def arranged(block: qwen3.Block) -> Block:
-    attention, mlp = block.self_attn, block.mlp
-    q, k, v = attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight
-    H, G = (matrix.shape[0] // attention.head_dim for matrix in (q, k))
+    heads, mlp = block.self_attn, block.mlp
+    q, k, v = heads.q_proj.weight, heads.k_proj.weight, heads.v_proj.weight
+    H, G = (matrix.shape[0] // heads.head_dim for matrix in (q, k))
     return Block(
         qkv=joined(block.input_layernorm.weight, q, k, v),
-        qk_norm=mx.stack([attention.q_norm.weight] * H + [attention.k_norm.weight] * G),
-        o=mx.contiguous(attention.o_proj.weight.T),
+        qk_norm=mx.stack([heads.q_norm.weight] * H + [heads.k_norm.weight] * G),
+        o=mx.contiguous(heads.o_proj.weight.T),
         gate_up=joined(block.post_attention_layernorm.weight, mlp.gate_proj.weight, mlp.up_proj.weight),
         down=mx.contiguous(mlp.down_proj.weight.T),
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.optimizers as optim
-from mlx.utils import tree_map
+from mlx.utils import tree_flatten, tree_map
 
 from mlx_tinylm.models.lanes import lanes, shares
 from mlx_tinylm.training_config import TrainConfig
@@ -57,27 +57,23 @@ class DecayedMuon(optim.Muon):
     def __init__(self, learning_rate: Schedule, decay: float) -> None:
         super().__init__(learning_rate, momentum=0.95, weight_decay=0.0)
         self.decay = decay
-        self.matrices: list[Matrix] = []
 
     def apply_gradients(self, gradients: Any, parameters: Any) -> Any:
         """Trees of gradients and weights -> the tree of moved weights."""
-        self.matrices = []
-        numbers = super().apply_gradients(gradients, parameters)
-        matrices, self.matrices = self.matrices, []
+        tree = super().apply_gradients(gradients, parameters)
         by_shape: dict[tuple[int, ...], list[Matrix]] = {}
-        for matrix in matrices:
+        for _, matrix in tree_flatten(tree):
             by_shape.setdefault(matrix.gradient.shape, []).append(matrix)
         for stack in by_shape.values():
             streams = lanes(len(stack))
             for stream, part in zip(streams, shares(len(stack), len(streams)), strict=True):
                 with mx.stream(stream):
                     self.move(stack[part])
-        return tree_map(lambda number: matrices[number].parameter, numbers)
+        return tree_map(lambda matrix: matrix.parameter, tree)
 
-    def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict[str, mx.array]) -> int:
-        """Called by the optimizer for each matrix: only collects it, and returns its number."""
-        self.matrices.append(Matrix(gradient, parameter, state))
-        return len(self.matrices) - 1
+    def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict[str, mx.array]) -> Matrix:
+        """What the optimizer calls for each matrix: moves nothing yet."""
+        return Matrix(gradient, parameter, state)
 
     def move(self, stack: list[Matrix]) -> None:
         """One step for matrices of equal shape."""
