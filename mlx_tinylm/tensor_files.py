@@ -93,7 +93,7 @@ def read_safetensors(path: Path) -> Tensors:
         raise TinyLMError(f"{path}: not a safetensors file, or damaged ({reason})") from None
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])
-    recorded = header.get("__metadata__", {}).get("sha256")
+    recorded = (header.get("__metadata__") or {}).get("sha256")  # null is allowed there
     if recorded is not None and recorded != _seal(header, memoryview(content)[start:]):
         raise TinyLMError(f"{path}: is damaged (its SHA-256 is not the one recorded)")
     if odd := [name for name, _ in entries if not name.isprintable() or len(name) > 200]:

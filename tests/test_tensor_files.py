@@ -116,3 +116,12 @@ def test_damage_to_the_numbers_is_found(tmp_path: Path) -> None:
             read_safetensors(path)
     save_file({"a": np.arange(3, dtype=np.float32)}, path)
     assert read_safetensors(path)["a"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("metadata", ["", '"__metadata__":null,', '"__metadata__":{},'], ids=["none", "null", "empty"])
+def test_metadata_that_says_nothing(metadata: str, tmp_path: Path) -> None:
+    """A header without metadata, or with an empty or null one, records no SHA-256, and the file is read."""
+    header = f'{{{metadata}"a":{{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}}}'.encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + np.float32(7).tobytes())
+    assert read_safetensors(path)["a"].tolist() == [7]
