@@ -179,10 +179,10 @@ def advice(run: Run) -> str:
     progress = run.progress
     if progress.last_loss is None or progress.best_loss is None or progress.train_loss is None:
         return ""
-    # Tiny Shakespeare with Muon: stronger decay helped wherever there was overfitting, dropout made it worse.
+    # Tiny Shakespeare with Muon: longer runs wanted a stronger decay (and no run more than that); dropout hurt.
     cure = "a stronger --muon-weight-decay" if run.config.optimizer == "muon" else "more --dropout"
     if progress.last_loss > OVERFITS * progress.best_loss:
         return f"It overfits: it goes on learning the text by heart. Try more text, {cure}, or fewer --steps."
     if progress.train_loss < 0.85 * progress.last_loss:
-        return f"It begins to learn the text by heart; more text or {cure} would help more than more steps alone."
+        return f"It begins to learn the text by heart; for a longer run take more text or {cure}."
     return "It does not overfit yet: more --steps or a larger model would make it better."
