@@ -11,18 +11,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlx_tinylm.config import SampleConfig
+    from mlx_tinylm.backend.choose import load
     from mlx_tinylm.errors import TinyLMError
-    from mlx_tinylm.generation import generate, load, stream_generate
+    from mlx_tinylm.generation import generate, stream_generate
+    from mlx_tinylm.sampling import SampleConfig
 
 __version__ = "0.1.0"
 __all__ = ["SampleConfig", "TinyLMError", "__version__", "generate", "load", "stream_generate"]
 
 _HOMES = {
-    "SampleConfig": "config",
+    "SampleConfig": "sampling",
     "TinyLMError": "errors",
     "generate": "generation",
-    "load": "generation",
+    "load": "backend.choose",
     "stream_generate": "generation",
 }
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from mlx_tinylm.generation import has_mlx, load, require_mlx, stream_generate
+from mlx_tinylm.backend.choose import has_mlx, load, require_mlx
+from mlx_tinylm.generation import stream_generate
 from mlx_tinylm.info import system_facts
-from mlx_tinylm.training_config import preset
-from mlx_tinylm.weights import shipped_weights
+from mlx_tinylm.model_folder.folder import shipped_weights
+from mlx_tinylm.run_folder.presets import preset
 
 TRAINED = ("tiny", "seed")  # presets
 VOCABULARY = 66
@@ -48,8 +49,9 @@ def step_seconds(name: str) -> tuple[float, float]:
     require_mlx()
     import mlx.core as mx
 
-    from mlx_tinylm.training.loop import make_step, run_steps
+    from mlx_tinylm.training.loop import run_steps
     from mlx_tinylm.training.state import check_memory, new_state
+    from mlx_tinylm.training.step import make_step
 
     config = preset(name)
     model_config = config.model_config(VOCABULARY, VOCABULARY - 1)

@@ -15,19 +15,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlx_tinylm.baselines import ngram_losses, verbatim_share
-from mlx_tinylm.config import SampleConfig
-from mlx_tinylm.corpus import DEFAULT_CORPUS, NAMED, open_corpus
-from mlx_tinylm.dataset import Dataset, encode_corpus
+from mlx_tinylm.backend.choose import LanguageModel, load_model
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.files import read_json
-from mlx_tinylm.generation import NOT_FINITE, LanguageModel, generate, load_model
-from mlx_tinylm.weights import open_folder
+from mlx_tinylm.generation import NOT_FINITE, generate
+from mlx_tinylm.memorised import verbatim_share
+from mlx_tinylm.model_folder.folder import open_folder
+from mlx_tinylm.run_folder.record import TEXT
+from mlx_tinylm.sampling import SampleConfig
+from mlx_tinylm.text.corpus import DEFAULT_CORPUS, NAMED, open_corpus
+from mlx_tinylm.text.ids import Dataset, encode_corpus
+from mlx_tinylm.text.ngrams import ngram_losses
 
 Losses = Callable[[npt.NDArray[np.int32], npt.NDArray[np.int32]], npt.NDArray[np.float32]]
 LOGITS_AT_ONCE = 1 << 24  # numbers; bounds the memory where the vocabulary is large
 SAMPLES, SAMPLE_CHARACTERS = 5, 1000  # what is looked for in the training text
-TEXT = "text.txt"  # in a run's folder: what came through a pipe
 LONGEST_WINDOW = 4096  # ids; attention needs memory for the square, and a config.json may claim any context
 
 

@@ -9,9 +9,9 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from mlx_tinylm.generation import has_mlx
-from mlx_tinylm.layout import count_parameters, tensor_shapes
-from mlx_tinylm.weights import open_folder
+from mlx_tinylm.backend.choose import has_mlx
+from mlx_tinylm.model_folder.folder import open_folder
+from mlx_tinylm.model_folder.layout import count_parameters, tensor_shapes
 
 PACKAGES = ("mlx-tinylm", "mlx", "numpy", "tokenizers", "safetensors")
 
@@ -33,7 +33,7 @@ def system_facts() -> dict[str, Any]:
 
 
 def _mlx_facts() -> dict[str, Any]:
-    from mlx_tinylm.platform_blas import use_fast_blas
+    from mlx_tinylm.backend.blas import use_fast_blas
 
     blas = use_fast_blas()
     import mlx.core as mx

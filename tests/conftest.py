@@ -8,12 +8,12 @@ from pydoc_data.topics import topics
 import numpy as np
 import pytest
 
-from mlx_tinylm.config import ModelConfig
-from mlx_tinylm.layout import tensor_shapes
-from mlx_tinylm.platform_blas import use_fast_blas
-from mlx_tinylm.tensor_files import Tensors, write_tensors
-from mlx_tinylm.tokenizer import Tokenizer
-from mlx_tinylm.weights import write_folder
+from mlx_tinylm.backend.blas import use_fast_blas
+from mlx_tinylm.model_folder.config import ModelConfig
+from mlx_tinylm.model_folder.folder import write_folder
+from mlx_tinylm.model_folder.layout import tensor_shapes
+from mlx_tinylm.model_folder.tensor_files import Tensors, write_tensors
+from mlx_tinylm.text.tokenizer import Tokenizer
 
 # Test files import MLX before anything that would set this up, and by then it is too late.
 use_fast_blas()
@@ -58,5 +58,5 @@ def english() -> str:
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Encoded corpora are kept in a folder of the test's own."""
     folder = tmp_path / "cache"
-    monkeypatch.setattr("mlx_tinylm.dataset.cache_dir", lambda: folder)
+    monkeypatch.setattr("mlx_tinylm.text.ids.cache_dir", lambda: folder)
     return folder

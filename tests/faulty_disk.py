@@ -22,7 +22,7 @@ class FaultyDisk:
     """
 
     CALLS = ("open", "mkdir", "fsync", "rename", "replace", "unlink", "rmdir")
-    MODULES = ("mlx_tinylm.files", "mlx_tinylm.training.run_folder")
+    MODULES = ("mlx_tinylm.files", "mlx_tinylm.run_folder.record")
 
     def __init__(self, patch: pytest.MonkeyPatch, at: int | None = None, error: int | None = None) -> None:
         self.calls: list[str] = []

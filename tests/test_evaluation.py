@@ -16,13 +16,13 @@ from conftest import random_folder, random_tensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_tinylm.config import GPT2Config, Qwen3Config
+from mlx_tinylm.backend.choose import LanguageModel, load
+from mlx_tinylm.backend.numpy_model import NumpyModel
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.evaluation import Evaluation, cross_entropy, evaluate, evaluate_model, evaluate_text, recorded_data
-from mlx_tinylm.generation import LanguageModel, load
-from mlx_tinylm.numpy_models import NumpyModel
-from mlx_tinylm.tensor_files import write_tensors
-from mlx_tinylm.weights import WEIGHTS
+from mlx_tinylm.model_folder.config import GPT2Config, Qwen3Config
+from mlx_tinylm.model_folder.folder import WEIGHTS
+from mlx_tinylm.model_folder.tensor_files import write_tensors
 
 GPT2 = GPT2Config(vocab_size=97, context=8, width=16, layers=1, heads=2)
 QWEN3 = Qwen3Config(vocab_size=97, context=8, width=16, layers=1, heads=2, kv_heads=1, head_dim=8, hidden=20)

@@ -38,11 +38,12 @@ from tiny_runs import (
     write_text,
 )
 
+from mlx_tinylm.backend.choose import load
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.generation import generate, load, stream_generate
-from mlx_tinylm.tensor_files import read_safetensors
+from mlx_tinylm.generation import generate, stream_generate
+from mlx_tinylm.model_folder.tensor_files import read_safetensors
+from mlx_tinylm.run_folder.record import record, truncate_metrics
 from mlx_tinylm.training import checkpoint, run
-from mlx_tinylm.training.run_folder import record, truncate_metrics
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 SHORT = dataclasses.replace(PLAIN, steps=4, eval_every=2, dropout=0.2, ema=0.9)
@@ -55,7 +56,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """`whole`: four steps; `half`: the same, stopped after two; `long`: 90; and text.txt, and a cache for commands."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mlx_tinylm.dataset.cache_dir", lambda: folder / "ids")
+        patch.setattr("mlx_tinylm.text.ids.cache_dir", lambda: folder / "ids")
         text = write_text(folder / "text.txt")
         train(folder / "whole", SHORT, text)
         train(folder / "long", LONG, text)
@@ -544,7 +545,7 @@ def another(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("another")
     (folder / "text.txt").write_text("Stately, plump BUCK MULLIGAN came from the stairhead. " * 30)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mlx_tinylm.dataset.cache_dir", lambda: folder / "ids")
+        patch.setattr("mlx_tinylm.text.ids.cache_dir", lambda: folder / "ids")
         train(folder / "run", dataclasses.replace(PLAIN, width=24, steps=1), folder / "text.txt")
     return folder / "run"
 

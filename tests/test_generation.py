@@ -15,19 +15,12 @@ from conftest import random_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_tinylm.config import GPT2Config, ModelConfig, Qwen3Config, SampleConfig
+from mlx_tinylm.backend.choose import LanguageModel, load
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.generation import (
-    LanguageModel,
-    check_ids,
-    generate,
-    generate_ids,
-    load,
-    stream_generate,
-    until,
-)
-from mlx_tinylm.sampling import sample
-from mlx_tinylm.tokenizer import Tokenizer
+from mlx_tinylm.generation import check_ids, generate, generate_ids, stream_generate, until
+from mlx_tinylm.model_folder.config import GPT2Config, ModelConfig, Qwen3Config
+from mlx_tinylm.sampling import SampleConfig, sample
+from mlx_tinylm.text.tokenizer import Tokenizer
 
 GPT2 = GPT2Config(vocab_size=27, context=8, width=16, layers=2, heads=2)
 # One layer: its keys depend on nothing but their own id, so a window that slid is a window read anew.

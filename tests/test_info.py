@@ -12,10 +12,10 @@ import pytest
 from conftest import random_folder
 
 from mlx_tinylm import info
-from mlx_tinylm.config import GPT2Config, ModelConfig, Quantization, Qwen3Config
-from mlx_tinylm.display import facts
+from mlx_tinylm.backend.blas import use_fast_blas
+from mlx_tinylm.cli.terminal import facts
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.platform_blas import use_fast_blas
+from mlx_tinylm.model_folder.config import GPT2Config, ModelConfig, Quantization, Qwen3Config
 
 GPT2 = GPT2Config(vocab_size=13, context=8, width=32, layers=2, heads=2)
 QWEN3 = Qwen3Config(vocab_size=13, context=8, width=32, layers=2, heads=2, kv_heads=1, head_dim=6, hidden=20)
@@ -65,7 +65,7 @@ def test_model(config: ModelConfig, tmp_path: Path) -> None:
 def test_parameters_by_hand() -> None:
     """GPT-2's count is the sum in closed form, so no matrix or bias is forgotten."""
     V, C, D, L = 13, 8, 32, 2
-    from mlx_tinylm.layout import count_parameters
+    from mlx_tinylm.model_folder.layout import count_parameters
 
     assert count_parameters(GPT2) == V * D + C * D + L * (12 * D * D + 13 * D) + 2 * D
     H, G, K, F = 2, 1, 6, 20

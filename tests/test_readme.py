@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_tinylm.cli import main
+from mlx_tinylm.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -11,8 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from mlx_tinylm.config import SampleConfig
-from mlx_tinylm.sampling import keep_min_p, keep_top_k, keep_top_p, penalise, probabilities, sample
+from mlx_tinylm.sampling import SampleConfig, keep_min_p, keep_top_k, keep_top_p, penalise, probabilities, sample
 
 logit_arrays = arrays.arrays(
     np.float32, st.integers(1, 12), elements=st.floats(-20, 20, width=32).map(lambda x: round(x, 2))

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from mlx_tinylm.tensor_files import Tensors, read_safetensors
+from mlx_tinylm.model_folder.tensor_files import Tensors, read_safetensors
+from mlx_tinylm.run_folder.events import Event
+from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.training import checkpoint, run
-from mlx_tinylm.training.run import Event, Run
+from mlx_tinylm.training.run import Run
 from mlx_tinylm.training.state import TrainState, kept_tensors
-from mlx_tinylm.training_config import TrainConfig
 
 PLAIN = TrainConfig(
     layers=1,

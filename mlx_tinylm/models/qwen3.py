@@ -8,7 +8,7 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_tinylm.config import Qwen3Config
+from mlx_tinylm.model_folder.config import Qwen3Config
 from mlx_tinylm.models.cache import KVCache
 from mlx_tinylm.models.ops import attention, rope, silu
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlx_tinylm.config import Qwen3Config
+from mlx_tinylm.model_folder.config import Qwen3Config
+from mlx_tinylm.model_folder.tensor_files import Tensors
 from mlx_tinylm.numpy_models.cache import Array, KVCache, attend
-from mlx_tinylm.tensor_files import Tensors
 
 
 @dataclass(frozen=True)

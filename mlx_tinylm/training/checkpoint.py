@@ -18,8 +18,8 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.files import make_folder, read_sealed, remove, sealed, sha256_of, sync_folder, write_atomically
-from mlx_tinylm.tensor_files import read_safetensors, write_tensors
-from mlx_tinylm.training.run_folder import CHECKPOINTS
+from mlx_tinylm.model_folder.tensor_files import read_safetensors, write_tensors
+from mlx_tinylm.run_folder.record import CHECKPOINTS
 from mlx_tinylm.training.state import DIVERGED, TrainState
 
 KEEP = 2

@@ -10,8 +10,8 @@ import mlx.core as mx
 import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map
 
-from mlx_tinylm.models.lanes import lanes, shares
-from mlx_tinylm.training_config import TrainConfig
+from mlx_tinylm.backend.lanes import lanes, shares
+from mlx_tinylm.run_folder.settings import TrainConfig
 
 Schedule = Callable[[mx.array], mx.array]
 DECAY_SHARE = 0.4  # of a wsd run: the part in which the learning rate falls

@@ -14,20 +14,15 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_tinylm.config import SampleConfig
-from mlx_tinylm.corpus import DEFAULT_CORPUS, Corpus, open_corpus
-from mlx_tinylm.dataset import Dataset, load_dataset
+from mlx_tinylm.backend.mlx_model import MLXModel
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.evaluation import Evaluation, recorded_data
+from mlx_tinylm.evaluation import recorded_data
 from mlx_tinylm.files import lock, make_folder, remove_leftovers
 from mlx_tinylm.generation import generate
-from mlx_tinylm.models.inference import MLXModel
-from mlx_tinylm.tensor_files import write_tensors
-from mlx_tinylm.tokenizer import Tokenizer
-from mlx_tinylm.training import checkpoint
-from mlx_tinylm.training.loop import Stepped, make_step, run_steps, validate
-from mlx_tinylm.training.optimizer import schedule
-from mlx_tinylm.training.run_folder import (
+from mlx_tinylm.model_folder.folder import WEIGHTS, ModelFolder, open_folder, read_config, read_tensors, write_folder
+from mlx_tinylm.model_folder.tensor_files import write_tensors
+from mlx_tinylm.run_folder.events import Evaluated, Event, Sampled, Saved, Stepped
+from mlx_tinylm.run_folder.record import (
     CHECKPOINTS,
     change_settings,
     clear,
@@ -37,39 +32,18 @@ from mlx_tinylm.training.run_folder import (
     truncate_metrics,
     write_settings,
 )
+from mlx_tinylm.run_folder.settings import TrainConfig
+from mlx_tinylm.sampling import SampleConfig
+from mlx_tinylm.text.corpus import DEFAULT_CORPUS, Corpus, open_corpus
+from mlx_tinylm.text.ids import Dataset, load_dataset
+from mlx_tinylm.text.tokenizer import Tokenizer
+from mlx_tinylm.training import checkpoint
+from mlx_tinylm.training.loop import run_steps, validate
+from mlx_tinylm.training.optimizer import schedule
 from mlx_tinylm.training.state import DIVERGED, TrainState, check_memory, kept_tensors, kept_weights, new_state
-from mlx_tinylm.training_config import TrainConfig
-from mlx_tinylm.weights import WEIGHTS, ModelFolder, open_folder, read_config, read_tensors, write_folder
+from mlx_tinylm.training.step import make_step
 
 SAMPLE_CHARACTERS = 200
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """The whole validation split was read after `step`; `best` if no loss before was as low."""
-
-    step: int
-    evaluation: Evaluation
-    best: bool
-
-
-@dataclass(frozen=True)
-class Sampled:
-    """What the model writes after `step`."""
-
-    step: int
-    text: str
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A checkpoint of `step` lies in `path`."""
-
-    step: int
-    path: Path
-
-
-Event = Stepped | Evaluated | Sampled | Saved
 
 
 @dataclass

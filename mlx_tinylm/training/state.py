@@ -13,13 +13,13 @@ import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
-from mlx_tinylm.config import ModelConfig
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.layout import count_parameters, transposed
-from mlx_tinylm.models import build, load_stored
-from mlx_tinylm.tensor_files import Tensors
+from mlx_tinylm.model_folder.config import ModelConfig
+from mlx_tinylm.model_folder.layout import count_parameters, transposed
+from mlx_tinylm.model_folder.tensor_files import Tensors
+from mlx_tinylm.models.build import build, load_stored
+from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.training.optimizer import build_optimizer
-from mlx_tinylm.training_config import TrainConfig
 
 DIVERGED = (
     "Training stopped. Try a lower --learning-rate, more --warmup-steps, or --grad-clip 1: anew, or with --init-from "

@@ -26,9 +26,9 @@ from typing import Any
 import click
 import numpy as np
 
-from mlx_tinylm.dataset import batch_offsets
-from mlx_tinylm.training_config import PRESETS, preset
-from mlx_tinylm.weights import open_folder, shipped_weights
+from mlx_tinylm.model_folder.folder import open_folder, shipped_weights
+from mlx_tinylm.run_folder.presets import PRESETS, preset
+from mlx_tinylm.training.batches import batch_offsets
 
 Result = dict[str, Any]
 VOCABULARY = 66
@@ -97,10 +97,10 @@ def per_step(step: Callable[[int], float]) -> Result:
 @worker
 def initial(name: str, changes: dict[str, Any], folder: str) -> Result:
     """Write the weights from which both sides begin."""
-    from mlx_tinylm.generation import require_mlx
+    from mlx_tinylm.backend.choose import require_mlx
 
     require_mlx("cpu")
-    from mlx_tinylm.tensor_files import write_tensors
+    from mlx_tinylm.model_folder.tensor_files import write_tensors
     from mlx_tinylm.training.state import kept_tensors, new_state
 
     config = preset(name, **changes)
@@ -111,12 +111,13 @@ def initial(name: str, changes: dict[str, Any], folder: str) -> Result:
 
 @worker
 def ours(name: str, changes: dict[str, Any], folder: str, **_: Any) -> Result:
-    from mlx_tinylm.generation import require_mlx
+    from mlx_tinylm.backend.choose import require_mlx
 
     require_mlx("cpu")
-    from mlx_tinylm.tensor_files import read_safetensors
-    from mlx_tinylm.training.loop import make_step, run_steps
+    from mlx_tinylm.model_folder.tensor_files import read_safetensors
+    from mlx_tinylm.training.loop import run_steps
     from mlx_tinylm.training.state import new_state
+    from mlx_tinylm.training.step import make_step
 
     config = preset(name, **changes)
     tensors = read_safetensors(Path(folder) / "initial.safetensors")
@@ -130,7 +131,7 @@ def pytorch(name: str, changes: dict[str, Any], folder: str, bf16: bool = False)
     import torch
     from torch_twin import Trainer
 
-    from mlx_tinylm.tensor_files import read_safetensors
+    from mlx_tinylm.model_folder.tensor_files import read_safetensors
 
     config = preset(name, **changes)
     trainer = Trainer(config, read_safetensors(Path(folder) / "initial.safetensors"), bf16)
@@ -304,9 +305,9 @@ def start(rounds: int) -> None:
 
 @worker
 def encoding(path: str) -> Result:
-    from mlx_tinylm.corpus import open_corpus
-    from mlx_tinylm.dataset import encode_corpus
-    from mlx_tinylm.tokenizer import Tokenizer
+    from mlx_tinylm.text.corpus import open_corpus
+    from mlx_tinylm.text.ids import encode_corpus
+    from mlx_tinylm.text.tokenizer import Tokenizer
 
     started = time.perf_counter()
     corpus = open_corpus([path])

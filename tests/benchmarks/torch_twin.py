@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mlx_tinylm.training_config import TrainConfig
+from mlx_tinylm.run_folder.settings import TrainConfig
 
 Parameters = dict[str, Tensor]
 

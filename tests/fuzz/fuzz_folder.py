@@ -25,11 +25,13 @@ except ImportError:
     sys.exit("atheris is not installed: pip install atheris")
 
 with atheris.instrument_imports(include=["mlx_tinylm"]):
-    from mlx_tinylm import corpus, files, generation, weights
-    from mlx_tinylm.config import GPT2Config, ModelConfig, Quantization, Qwen3Config
+    from mlx_tinylm import files, generation
     from mlx_tinylm.errors import TinyLMError
-    from mlx_tinylm.tokenizer import Tokenizer
-    from mlx_tinylm.training import run_folder
+    from mlx_tinylm.model_folder import folder as weights
+    from mlx_tinylm.model_folder.config import GPT2Config, ModelConfig, Quantization, Qwen3Config
+    from mlx_tinylm.run_folder import record as run_folder
+    from mlx_tinylm.text import corpus
+    from mlx_tinylm.text.tokenizer import Tokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import random_folder

@@ -24,9 +24,9 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip insta
 import mlx.core as mx  # noqa: E402  (it comes with mlx-lm)
 from conftest import random_folder  # noqa: E402
 
-from mlx_tinylm.config import GPT2Config, Qwen3Config  # noqa: E402
-from mlx_tinylm.export import export  # noqa: E402
-from mlx_tinylm.weights import shipped_weights  # noqa: E402
+from mlx_tinylm.export.folder import export  # noqa: E402
+from mlx_tinylm.model_folder.config import GPT2Config, Qwen3Config  # noqa: E402
+from mlx_tinylm.model_folder.folder import shipped_weights  # noqa: E402
 
 torch.set_num_threads(1)
 

@@ -14,10 +14,10 @@ from click.testing import CliRunner
 from other_tools import check_close, mlx_lm_logits, mlx_lm_model, program, some_ids, torch, torch_logits, transformers
 from tokenizers import ByteLevelBPETokenizer
 
-from mlx_tinylm.cli import main
-from mlx_tinylm.export import export
-from mlx_tinylm.generation import load
-from mlx_tinylm.weights import open_folder
+from mlx_tinylm.backend.choose import load
+from mlx_tinylm.cli.main import main
+from mlx_tinylm.export.folder import export
+from mlx_tinylm.model_folder.folder import open_folder
 
 VOCABULARY = 384
 GPT2 = {"n_positions": 256, "n_embd": 60, "n_layer": 2, "n_head": 5}

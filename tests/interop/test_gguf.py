@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from conftest import random_folder, random_tensors
 
-from mlx_tinylm.config import GPT2Config, ModelConfig, Qwen3Config
-from mlx_tinylm.export import export
-from mlx_tinylm.generation import generate, load
-from mlx_tinylm.tensor_files import write_tensors
-from mlx_tinylm.tokenizer import Tokenizer
-from mlx_tinylm.weights import write_folder
+from mlx_tinylm.backend.choose import load
+from mlx_tinylm.export.folder import export
+from mlx_tinylm.generation import generate
+from mlx_tinylm.model_folder.config import GPT2Config, ModelConfig, Qwen3Config
+from mlx_tinylm.model_folder.folder import write_folder
+from mlx_tinylm.model_folder.tensor_files import write_tensors
+from mlx_tinylm.text.tokenizer import Tokenizer
 
 gguf = pytest.importorskip("gguf", reason="gguf is not installed: pip install -e '.[gguf]'")
 pytest.importorskip("xllamacpp", reason="llama.cpp's Python package is not installed: pip install -e '.[interop]'")

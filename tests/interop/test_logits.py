@@ -16,8 +16,8 @@ from other_tools import (
     torch_model,
 )
 
+from mlx_tinylm.backend.choose import load
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.generation import load
 
 
 @pytest.fixture(scope="module", params=EXPORTED)

@@ -12,7 +12,7 @@ import pytest
 from other_tools import exported
 from test_export import METRICS, TRAINED, with_run
 
-from mlx_tinylm.export import export
+from mlx_tinylm.export.folder import export
 
 
 @pytest.mark.parametrize("family", ["gpt2", "qwen3"])

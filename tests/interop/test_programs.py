@@ -27,10 +27,11 @@ from other_tools import (
     some_ids,
 )
 
-from mlx_tinylm.config import Quantization
-from mlx_tinylm.generation import generate, load
-from mlx_tinylm.layout import tensor_shapes
-from mlx_tinylm.weights import open_folder
+from mlx_tinylm.backend.choose import load
+from mlx_tinylm.generation import generate
+from mlx_tinylm.model_folder.config import Quantization
+from mlx_tinylm.model_folder.folder import open_folder
+from mlx_tinylm.model_folder.layout import tensor_shapes
 
 LENGTH = 40
 FAMILIES = ["gpt2", "qwen3"]

@@ -11,12 +11,12 @@ import pytest
 from conftest import random_tensors
 from other_tools import GPT2, QWEN3, mlx_lm, transformers
 
-from mlx_tinylm.config import ModelConfig
-from mlx_tinylm.export import export
-from mlx_tinylm.generation import load
-from mlx_tinylm.tensor_files import write_tensors
-from mlx_tinylm.tokenizer import END_OF_TEXT, Tokenizer
-from mlx_tinylm.weights import write_folder
+from mlx_tinylm.backend.choose import load
+from mlx_tinylm.export.folder import export
+from mlx_tinylm.model_folder.config import ModelConfig
+from mlx_tinylm.model_folder.folder import write_folder
+from mlx_tinylm.model_folder.tensor_files import write_tensors
+from mlx_tinylm.text.tokenizer import END_OF_TEXT, Tokenizer
 
 SHAKESPEARE = "\n !$&',-.3:;?" + string.ascii_letters  # the 65 characters of Tiny Shakespeare
 TEXTS = ["Hello", "\n", "\n\nROMEO:\n  O, speak  again, bright angel!\n\n", " ", " . , ? ! 's n't", "a" * 1000]

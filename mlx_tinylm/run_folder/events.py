@@ -1,0 +1,44 @@
+"""What happens in a run, as plain records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """Step `step` is done; `loss` is that of its batch before its update, in nats."""
+
+    step: int
+    loss: float
+    grad_norm: float
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The whole validation split was read after `step`; `best` if no loss before was as low."""
+
+    step: int
+    evaluation: Any
+    best: bool
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What the model writes after `step`."""
+
+    step: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint of `step` lies in `path`."""
+
+    step: int
+    path: Path
+
+
+Event = Stepped | Evaluated | Sampled | Saved

@@ -1,0 +1,53 @@
+"""What a loss means: the cross-entropy of n-gram models on the same split, and how much a model says by heart.
+
+Shapes: N ids of the training text, M ids of the held-out text.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Ids = npt.NDArray[Any]
+
+
+def ngram_losses(train: Ids, held_out: Ids, vocab_size: int, longest: int = 5) -> list[float]:
+    """Nats a character of the 1-gram to the `longest`-gram model of `train` (N,) on `held_out` (M,).
+
+    Each backs off to the next shorter one by Witten and Bell's rule (1991, method C): the more different ids have
+    followed a history, the more weight the shorter history gets. Every id of `held_out` but the first is predicted.
+    """
+    targets = len(held_out) - 1
+    chance: npt.NDArray[np.float64] = np.full(targets, 1 / vocab_size)
+    losses = []
+    for n in range(1, longest + 1):
+        grams, gram_counts = np.unique(_keys(train, n, vocab_size), return_counts=True)
+        histories, first = np.unique(grams // vocab_size, return_index=True)  # grams are sorted by history
+        seen_after = np.add.reduceat(gram_counts, first)
+        kinds_after = np.diff(np.append(first, len(grams)))
+        # the first targets have no whole history: they keep the shorter model's chance
+        wanted = _keys(held_out, n, vocab_size)[-(targets - max(n - 2, 0)) :]
+        count = _look_up(grams, gram_counts, wanted)
+        total = _look_up(histories, seen_after, wanted // vocab_size)
+        kinds = _look_up(histories, kinds_after, wanted // vocab_size)
+        known = total > 0
+        part = chance[-len(wanted) :]
+        part[known] = (count[known] + kinds[known] * part[known]) / (total[known] + kinds[known])
+        losses.append(float(-np.log(chance).mean()))
+    return losses
+
+
+def _keys(ids: Ids, n: int, vocab_size: int) -> npt.NDArray[np.int64]:
+    """(N,) -> (N - n + 1,), each run of n ids as one number."""
+    keys = np.zeros(len(ids) - n + 1, np.int64)
+    for i in range(n):
+        keys = keys * vocab_size + ids[i : len(ids) - n + 1 + i]
+    return keys
+
+
+def _look_up(known: npt.NDArray[np.int64], values: npt.NDArray[Any], wanted: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """The value of each wanted key, 0 where it is not known; `known` is sorted."""
+    places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+    return np.where(known[places] == wanted, values[places], 0)

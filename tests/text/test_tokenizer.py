@@ -1,0 +1,299 @@
+"""Text to ids and back: exact for every character there is, and no silent loss."""
+
+from __future__ import annotations
+
+import json
+import os
+import string
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.model_folder.folder import tokenizer_config
+from mlx_tinylm.text.tokenizer import END_OF_TEXT, Tokenizer, show
+
+# Tiny Shakespeare's 65 characters
+SHAKESPEARE = "\n !$&',-.3:;?" + string.ascii_uppercase + string.ascii_lowercase
+# Anything UTF-8 can hold: no lone surrogates.
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
+
+
+def byte_level() -> Tokenizer:
+    """What GPT-2 and Qwen use: merges of bytes, so that one character may take several ids."""
+    inner = tokenizers.Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=270,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    inner.train_from_iterator(["the cat and the dog and the bird"], trainer)
+    return Tokenizer(inner)
+
+
+def saved(folder: Path, content: str | bytes | dict[str, Any]) -> Path:
+    data = json.dumps(content) if isinstance(content, dict) else content
+    (folder / "tokenizer.json").write_bytes(data.encode() if isinstance(data, str) else data)
+    return folder
+
+
+def test_hello() -> None:
+    """The worked example: with Tiny Shakespeare's alphabet, Hello is 20 43 50 50 53, and 65 ends a text."""
+    tokenizer = Tokenizer.from_alphabet(SHAKESPEARE)
+    assert len(SHAKESPEARE) == 65
+    assert tokenizer.encode("Hello") == [20, 43, 50, 50, 53]
+    assert tokenizer.decode([20, 43, 50, 50, 53]) == "Hello"
+    assert (tokenizer.vocab_size, tokenizer.eos_id) == (66, 65)
+
+
+@settings(max_examples=100, deadline=None)
+@given(texts, st.data())
+def test_round_trip(alphabet: str, data: st.DataObject) -> None:
+    """decode(encode(x)) is x for every text over every Unicode alphabet, NUL and CRLF included."""
+    tokenizer = Tokenizer.from_alphabet(alphabet)
+    text = data.draw(st.text(st.sampled_from(alphabet), max_size=60))
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    # The `tokenizers` library itself, which other tools use, agrees.
+    assert tokenizer.inner.encode(text).ids == tokenizer.encode(text) == tokenizer.encode_array(text).tolist()
+
+
+@settings(max_examples=50, deadline=None)
+@given(texts)
+def test_ids_are_places_in_code_point_order(alphabet: str) -> None:
+    """Ids are the places of the sorted different characters, so the same text always gets the same ids."""
+    tokenizer = Tokenizer.from_alphabet(alphabet)
+    characters = sorted(set(alphabet))
+    assert tokenizer.alphabet == "".join(characters)
+    assert tokenizer.encode("".join(characters)) == list(range(len(characters)))
+    assert tokenizer.eos_id == len(characters) == tokenizer.vocab_size - 1
+
+
+@settings(max_examples=50, deadline=None)
+@given(texts)
+def test_a_saved_tokenizer_is_the_same(alphabet: str) -> None:
+    """What tokenizer.json holds is read back as the same character tokenizer."""
+    tokenizer = Tokenizer.from_alphabet(alphabet)
+    again = Tokenizer(tokenizers.Tokenizer.from_str(tokenizer.json))
+    assert again.alphabet == tokenizer.alphabet
+    assert again.json == tokenizer.json
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a\r\nb\0c", "👩‍👩‍👧 é e\u0301", "שלום עולם", "\ufeffx\u2028", "<|endoftext|>", "  \t two  ", "\U0010ffff"],
+)
+@pytest.mark.parametrize("kind", ["characters", "bytes"])
+def test_streamed_pieces_join_to_the_whole(text: str, kind: str) -> None:
+    """Ids handed over one at a time give the same text as all at once, and no half characters."""
+    tokenizer = Tokenizer.from_alphabet(text) if kind == "characters" else byte_level()
+    ids = tokenizer.encode(text)
+    detokenizer = tokenizer.detokenizer()
+    pieces = [detokenizer.add(id) for id in ids]
+    assert "".join(pieces) == tokenizer.decode(ids)
+    if END_OF_TEXT not in text or kind == "characters":
+        assert "".join(pieces) == text
+    if kind == "characters":
+        assert pieces == list(text)
+    assert not any("\ufffd" in piece for piece in pieces)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
+def test_streamed_bytes_join_to_the_whole(text: str) -> None:
+    """A byte-level tokenizer streams any text, though its ids end inside of characters."""
+    tokenizer = byte_level()
+    detokenizer = tokenizer.detokenizer()
+    assert "".join(map(detokenizer.add, tokenizer.encode(text))) == text
+
+
+def test_the_end_of_text_id_is_silent() -> None:
+    """The special id writes nothing, streamed or not, though its name may stand in a text letter by letter."""
+    tokenizer = Tokenizer.from_alphabet("ab" + END_OF_TEXT)
+    assert tokenizer.eos_id is not None
+    ids = [*tokenizer.encode("ab"), tokenizer.eos_id, *tokenizer.encode("b")]
+    assert tokenizer.decode(ids) == "abb"
+    detokenizer = tokenizer.detokenizer()
+    assert "".join(map(detokenizer.add, ids)) == "abb"
+    assert tokenizer.eos_id not in tokenizer.encode(END_OF_TEXT)
+
+
+@pytest.mark.parametrize("kind", ["characters", "bytes"])
+def test_ids_past_the_tokenizer_are_silent(kind: str) -> None:
+    """A model may have more ids than its tokenizer has tokens; those write nothing and break nothing."""
+    tokenizer = Tokenizer.from_alphabet("ab") if kind == "characters" else byte_level()
+    detokenizer = tokenizer.detokenizer()
+    ids = tokenizer.encode("a")
+    assert [detokenizer.add(id) for id in [*ids, 5000, *ids]] == ["a", "", "a"]
+    assert tokenizer.decode([*ids, 5000]) == "a"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown", "place"),
+    [
+        ("abé", "'é'", 3),
+        ("\nab", r"'\n'", 1),
+        ("ab\x1b", r"'\x1b'", 3),
+        ("a😀", "'😀'", 2),
+        ("a\udc80", r"'\udc80'", 2),
+    ],
+)
+def test_unknown_characters_are_named(text: str, shown: str, place: int) -> None:
+    """The first character the model does not know is named, with its place and the ones it does know."""
+    tokenizer = Tokenizer.from_alphabet("ab c")
+    with pytest.raises(TinyLMError) as error:
+        tokenizer.encode(text)
+    expected = f"the model does not know {shown} (character {place} of the text); it knows ' abc'"
+    assert str(error.value) == expected
+
+
+def test_unknown_characters_of_an_alphabet() -> None:
+    """Before fine-tuning, the characters a tokenizer lacks are listed in order; bytes lack none."""
+    assert Tokenizer.from_alphabet("abc").unknown_characters("cébax") == "xé"
+    assert Tokenizer.from_alphabet("abc").unknown_characters("cab") == ""
+    assert byte_level().unknown_characters("é😀") == ""
+
+
+def test_show_cuts_long_lists() -> None:
+    """A large alphabet fills no screen, and nothing in it moves the cursor."""
+    assert show("a\tb") == r"'a\tb'"
+    assert show("x" * 200) == f"'{'x' * 200}'"
+    assert show("x" * 201) == f"'{'x' * 200}' and more"
+
+
+def test_arrays_are_compact() -> None:
+    """A whole text is encoded to one int32 array, empty for no text."""
+    tokenizer = Tokenizer.from_alphabet("ab")
+    assert tokenizer.encode_array("").dtype == tokenizer.encode_array("ab").dtype == np.int32
+    assert tokenizer.encode_array("").shape == (0,)
+    assert byte_level().encode_array("the").dtype == np.int32
+
+
+def test_what_other_tools_are_told() -> None:
+    """tokenizer_config.json names the class that keeps newlines, and switches the clean-up off."""
+    config = tokenizer_config(256)
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert config["clean_up_tokenization_spaces"] is False
+    assert (config["eos_token"], config["model_max_length"]) == (END_OF_TEXT, 256)
+
+
+def test_foreign_settings_do_not_cut_texts(tmp_path: Path) -> None:
+    """Truncation and padding that another tool left in tokenizer.json do not touch a text."""
+    raw = json.loads(byte_level().json)
+    raw["truncation"] = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
+    raw["padding"] = {
+        "strategy": {"Fixed": 40},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "!",
+    }
+    tokenizer = Tokenizer.load(saved(tmp_path, raw))
+    text = "the cat and the dog"
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.encode("x") == byte_level().encode("x")
+
+
+CHARACTERS: dict[str, Any] = json.loads(Tokenizer.from_alphabet("abc").json)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"normalizer": {"type": "Lowercase"}},
+        {"pre_tokenizer": {"type": "Whitespace"}},
+        {"decoder": None},
+        {"decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}},
+        {"model": CHARACTERS["model"] | {"vocab": {"a": 0, "b": 1, "c": 5}}},
+        {"model": CHARACTERS["model"] | {"vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]}},
+        {"added_tokens": [CHARACTERS["added_tokens"][0] | {"special": False}]},
+        {"added_tokens": [CHARACTERS["added_tokens"][0] | {"id": 1, "content": "b"}]},
+        {"model": {"type": "WordLevel", "vocab": {"a": 0, "b": 1, "c": 2}, "unk_token": "a"}},
+    ],
+    ids=str,
+)
+def test_other_tokenizers_are_not_taken_for_characters(changes: dict[str, Any], tmp_path: Path) -> None:
+    """The fast road is for tokenizers whose ids are characters, all in order, decoded as they are."""
+    assert Tokenizer.load(saved(tmp_path, CHARACTERS)).alphabet == "abc"
+    assert Tokenizer.load(saved(tmp_path, CHARACTERS | changes)).alphabet is None
+
+
+@pytest.mark.parametrize("last", [7, 4_000_000_000])
+def test_vocabulary_ends_with_the_largest_id(last: int, tmp_path: Path) -> None:
+    """A vocabulary with gaps is as large as its largest id demands, not as it has tokens."""
+    model = CHARACTERS["model"] | {"vocab": {"a": 0, "b": last}}
+    tokenizer = Tokenizer.load(saved(tmp_path, CHARACTERS | {"model": model, "added_tokens": []}))
+    assert tokenizer.vocab_size == last + 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[]",
+        b"{}",
+        b"[" * 100_000,
+        {**CHARACTERS, "model": None},
+        {**CHARACTERS, "model": {"type": "BPE"}},
+        {**CHARACTERS, "model": {"type": "Evil", "vocab": {}}},
+        {**CHARACTERS, "model": CHARACTERS["model"] | {"vocab": {"a": -1}}},
+        {**CHARACTERS, "model": CHARACTERS["model"] | {"vocab": {"a": 10**30}}},
+        {**CHARACTERS, "model": CHARACTERS["model"] | {"vocab": {"a": "b"}}},
+        {**CHARACTERS, "model": CHARACTERS["model"] | {"merges": [["x", "y"]]}},
+        {**CHARACTERS, "added_tokens": [{"id": 1}]},
+        {**CHARACTERS, "version": "9"},
+    ],
+    ids=lambda content: str(content)[:40] if isinstance(content, bytes) else "",
+)
+def test_malformed_files(content: str | dict[str, Any], tmp_path: Path) -> None:
+    """Whatever is wrong with tokenizer.json, one line names the file."""
+    with pytest.raises(TinyLMError) as error:
+        Tokenizer.load(saved(tmp_path, content))
+    message = str(error.value)
+    assert message.startswith(f"{tmp_path / 'tokenizer.json'}: not a tokenizer (")
+    assert len(message.splitlines()) == 1
+    assert len(message) < 300 + len(str(tmp_path))
+
+
+def test_missing_files(tmp_path: Path) -> None:
+    """No tokenizer.json, a folder or a device in its place: said in one line."""
+    with pytest.raises(TinyLMError, match=r"no tokenizer.json here; copy it from where the model came$"):
+        Tokenizer.load(tmp_path)
+    (tmp_path / "tokenizer.json").mkdir()
+    with pytest.raises(TinyLMError, match=r"tokenizer.json: cannot be read"):
+        Tokenizer.load(tmp_path)
+    (tmp_path / "tokenizer.json").rmdir()
+    (tmp_path / "tokenizer.json").symlink_to(os.devnull)
+    with pytest.raises(TinyLMError, match=r"tokenizer.json: not a file$"):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["z", "a\udcffb"], ids=["no unknown token", "half a surrogate pair"])
+def test_what_the_library_cannot_read(text: str) -> None:
+    """Text on which the library fails, with whatever it raises then, is refused as any other."""
+    tokenizer = Tokenizer(
+        tokenizers.Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, merges=[("a", "b")], unk_token="?"))
+    )
+    assert tokenizer.encode("aba") == [2, 0]
+    with pytest.raises(TinyLMError, match=r"the tokenizer cannot read this text \("):
+        tokenizer.encode(text)
+
+
+def test_two_tokens_with_one_id(tmp_path: Path) -> None:
+    """A file in which two tokens have the same id is refused: one of them could never be written."""
+    raw = json.loads(Tokenizer.from_alphabet("abc").json)
+    raw["model"]["vocab"]["c"] = raw["model"]["vocab"]["b"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(raw))
+    with pytest.raises(TinyLMError, match=r"tokenizer\.json: two tokens have the same id$"):
+        Tokenizer.load(tmp_path)
