@@ -1,4 +1,4 @@
-"""Writing so that nothing half-made ever stands under a final name, and folders one process owns."""
+"""Files written whole or not at all, damage that is found when they are read, and folders one process owns."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Iterator
+import time
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from mlx_tinylm.errors import TinyLMError
+
+CHECKSUM, FIRST = 4, 1  # bytes, and what the CRC-32 begins with: four zeros are no whole file
+BLOCK = 1 << 20  # bytes read at once
 
 
 def cache_dir() -> Path:
@@ -23,21 +28,29 @@ def cache_dir() -> Path:
     elif sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        chosen = os.environ.get("XDG_CACHE_HOME", "")
+        base = Path(chosen) if os.path.isabs(chosen) else Path.home() / ".cache"  # relative ones are not to be used
     return base / "mlx-tinylm"
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write beside `path`, flush to the disk, then take the name: a reader sees the old file or the new."""
-    data = content.encode() if isinstance(content, str) else content
+# Writing
+
+
+def write_atomically(path: Path, content: bytes | str | Iterable[bytes]) -> None:
+    """Write beside `path`, flush to the disk, then take the name: a reader sees the old file or the new.
+
+    Text becomes UTF-8; of an iterable, one block of bytes is in memory at a time. Raises TinyLMError naming the path.
+    """
+    content = content.encode() if isinstance(content, str) else content
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(beside, "wb") as file:
-            file.write(data)
+            for block in [content] if isinstance(content, bytes) else content:
+                file.write(block)
             file.flush()
-            os.fsync(file.fileno())
+            _reach_the_disk(file.fileno())
         os.replace(beside, path)
-        sync_folder(path.parent)
+        flush(path.parent)
     except OSError as error:
         raise TinyLMError(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:
@@ -45,14 +58,54 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             beside.unlink()
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` last through a power cut; Windows has no such call."""
+@contextlib.contextmanager
+def folder_in_place(final: Path) -> Iterator[Path]:
+    """A folder to fill, which takes the name `final` at the end, or is gone where something goes wrong.
+
+    A folder of that name is put aside, with all that is in it, and removed once the new one has its name.
+    What a killed process leaves has a name that `remove_leftovers` finds. Raises TinyLMError naming `final`.
+    """
+    target = Path(os.path.realpath(final))  # a link stays a link
+    beside, old = (target.with_name(f".{target.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old.tmp"))
+    for leftover in (beside, old):  # of a process that had the same number
+        remove(leftover)
+    make_folder(beside)
+    try:
+        yield beside
+        with contextlib.suppress(FileNotFoundError):  # nothing has the name
+            os.rename(target, old)
+        os.rename(beside, target)
+        flush(target.parent)
+    except OSError as error:
+        raise TinyLMError(f"{final}: cannot be written ({error.strerror or error})") from None
+    finally:
+        if not target.exists():
+            with contextlib.suppress(OSError):  # there was none before either, or the disk fails
+                os.rename(old, target)
+        if target.exists():
+            remove(old)
+        remove(beside)
+
+
+def flush(path: Path) -> None:
+    """Make a file, or the names in a folder, last through a power cut; Windows has no such call for folders."""
     if sys.platform != "win32":
-        handle = os.open(folder, os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(handle)
+            _reach_the_disk(handle)
         finally:
             os.close(handle)
+
+
+def _reach_the_disk(handle: int) -> None:
+    """Flush an open file or folder. On macOS, fsync(2) says, fsync gets no further than the drive's own memory."""
+    if sys.platform == "darwin":
+        import fcntl
+
+        with contextlib.suppress(OSError):  # not every file system knows this call
+            fcntl.fcntl(handle, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(handle)
 
 
 def remove(folder: Path) -> None:
@@ -60,12 +113,16 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what a process that was killed while writing left in `folder`; call it with the lock held."""
+def remove_leftovers(folder: Path, older_than: float | None = None) -> None:
+    """Remove what processes that were killed while writing left in `folder`; call it with the lock held.
+
+    Where there is no lock, another process may be writing: then only what has not changed for `older_than` seconds.
+    """
     for path in folder.glob(".*.tmp"):
-        remove(path)
         with contextlib.suppress(OSError):
-            path.unlink()
+            if older_than is None or time.time() - path.stat().st_mtime > older_than:
+                remove(path)
+                path.unlink()
 
 
 def make_folder(folder: Path) -> None:
@@ -76,31 +133,7 @@ def make_folder(folder: Path) -> None:
         raise TinyLMError(f"{folder}: cannot be created ({error.strerror})") from None
 
 
-@contextlib.contextmanager
-def whole_folder(final: Path) -> Iterator[Path]:
-    """A folder to fill, which takes the name `final` at the end, or is gone where something goes wrong.
-
-    A folder of that name is replaced, all that is in it included.
-    """
-    target = Path(os.path.realpath(final))  # a link stays a link
-    beside, old = (target.with_name(f".{target.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
-    make_folder(beside)
-    try:
-        yield beside
-        if target.exists():
-            os.rename(target, old)
-        try:
-            os.rename(beside, target)
-        except OSError:
-            if old.exists():
-                os.rename(old, target)
-            raise
-        sync_folder(target.parent)
-        remove(old)
-    except OSError as error:
-        raise TinyLMError(f"{final}: cannot be written ({error.strerror or error})") from None
-    finally:
-        remove(beside)
+# Reading
 
 
 def read(path: Path) -> bytes:
@@ -133,6 +166,26 @@ def to_json(content: Any) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+# Finding damage
+
+
+def digest(*parts: bytes | memoryview) -> str:
+    """The SHA-256 of the parts one after the other, in hexadecimal."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part)
+    return found.hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal; raises OSError where it cannot be read."""
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            found.update(block)
+    return found.hexdigest()
+
+
 def sealed(content: dict[str, Any]) -> str:
     """`to_json` of an object with its own SHA-256 in it, for `read_sealed`."""
     return to_json(content | {"sha256": _seal(content)})
@@ -148,16 +201,29 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
 
 def _seal(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return digest(json.dumps(content, sort_keys=True).encode())
 
 
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def with_checksum(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """The blocks, then their CRC-32 in CHECKSUM bytes: for a file of the cache, which is checked before each use."""
+    checksum = FIRST
+    for block in blocks:
+        checksum = zlib.crc32(block, checksum)
+        yield block
+    yield checksum.to_bytes(CHECKSUM, "little")
+
+
+def ends_in_checksum(path: Path) -> bool:
+    """Whether a file is there, can be read, and is what `with_checksum` gave."""
+    try:
+        with open(path, "rb") as file:
+            left, checksum = path.stat().st_size - CHECKSUM, FIRST
+            while left > 0 and (block := file.read(min(left, BLOCK))):
+                checksum = zlib.crc32(block, checksum)
+                left -= len(block)
+            return left == 0 and file.read() == checksum.to_bytes(CHECKSUM, "little")
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager
@@ -168,9 +234,9 @@ def lock(folder: Path) -> Iterator[None]:
     """
     import fcntl
 
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as held:
         try:
-            file = stack.enter_context(open(folder / ".lock", "a"))
+            file = held.enter_context(open(folder / ".lock", "a"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise TinyLMError(

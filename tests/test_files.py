@@ -1,13 +1,15 @@
-"""Files appear whole or not at all, and a folder has one owner."""
+"""Files appear whole or not at all, damage is noticed, and a folder has one owner."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +17,20 @@ import pytest
 
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.files import (
+    cache_dir,
+    digest,
+    ends_in_checksum,
+    folder_in_place,
     lock,
     make_folder,
     read,
     read_json,
     read_sealed,
-    remove,
     remove_leftovers,
     sealed,
     sha256_of,
     to_json,
-    whole_folder,
+    with_checksum,
     write_atomically,
 )
 
@@ -34,15 +39,50 @@ def full_disk(*args: Any, **more: Any) -> Any:
     raise OSError(28, "No space left on device")
 
 
-@pytest.mark.parametrize("content", ["text é\r\n\0", b"\xff\0bytes", "", "x" * 3_000_000], ids=lambda c: repr(c)[:20])
-def test_writes_what_it_is_given(content: str | bytes, tmp_path: Path) -> None:
-    """Text arrives as UTF-8 and bytes as they are, over an older file too, and nothing else is left."""
+def content_of(folder: Path) -> dict[str, str]:
+    """Every file below a folder, hidden ones too, as its path and its text."""
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+# Writing
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("text é\r\n\0", b"text \xc3\xa9\r\n\0"),
+        (b"\xff\0bytes", b"\xff\0bytes"),
+        ("", b""),
+        ("x" * 3_000_000, b"x" * 3_000_000),
+        ([b"one", b"", b"two"], b"onetwo"),
+        ([], b""),
+    ],
+    ids=lambda c: repr(c)[:20],
+)
+def test_writes_what_it_is_given(content: str | bytes | list[bytes], expected: bytes, tmp_path: Path) -> None:
+    """Text arrives as UTF-8, bytes as they are, blocks joined; over an older file too, and nothing else is left."""
     path = tmp_path / "file"
     for _ in range(2):
         write_atomically(path, content)
-        assert path.read_bytes() == (content.encode() if isinstance(content, str) else content)
+        assert path.read_bytes() == expected
         path.write_text("older")
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_blocks_are_taken_one_at_a_time(tmp_path: Path) -> None:
+    """Blocks may be made as they are written: while they come, the old file stands; where one fails, it stays."""
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def blocks() -> Iterator[bytes]:
+        for _ in range(3):
+            assert path.read_text() == "old"
+            yield b"new"
+        raise TinyLMError("no more of it")
+
+    with pytest.raises(TinyLMError, match="no more of it"):
+        write_atomically(path, blocks())
+    assert content_of(tmp_path) == {"file": "old"}
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
@@ -54,44 +94,40 @@ def test_the_old_file_stays_where_a_write_fails(call: str, tmp_path: Path, monke
     with pytest.raises(TinyLMError) as error:
         write_atomically(path, "new")
     assert str(error.value) == f"{path}: cannot be written (No space left on device)"
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
+    assert content_of(tmp_path) == {"file": "old"}
 
 
-def test_data_reaches_the_disk_before_the_name_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file is flushed, then renamed, then the folder is flushed: a power cut never finds half a file."""
+@pytest.mark.parametrize("system", ["linux", "macOS", "macOS, foreign file system"])
+def test_data_reaches_the_disk_before_the_name_does(
+    system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is flushed, then renamed, then the folder is flushed, on macOS with the call that reaches the disk."""
     calls = []
-    fsync, replace = os.fsync, os.replace
+    replace = os.replace
 
-    def recorded_fsync(handle: int) -> None:
-        calls.append(f"fsync of {os.fstat(handle).st_size} bytes" if not calls else "fsync")
-        fsync(handle)
+    def recorded(name: str, handle: int) -> None:
+        calls.append(f"{name} of {'a folder' if os.path.isdir(f'/dev/fd/{handle}') else os.fstat(handle).st_size}")
 
-    def recorded_replace(*paths: Any) -> None:
+    def recorded_replace(source: Any, target: Any) -> None:
+        assert Path(source).parent == Path(target).parent  # a rename between two disks would not be one
         calls.append("replace")
-        replace(*paths)
+        replace(source, target)
 
-    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    def recorded_fcntl(handle: int, command: int) -> None:
+        assert command == 51
+        if "foreign" in system:
+            raise OSError(25, "Inappropriate ioctl for device")
+        recorded("full flush", handle)
+
+    monkeypatch.setattr(os, "fsync", lambda handle: recorded("fsync", handle))
     monkeypatch.setattr(os, "replace", recorded_replace)
+    if system != "linux":
+        monkeypatch.setattr(sys, "platform", "darwin")
+        monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+        monkeypatch.setattr(fcntl, "fcntl", recorded_fcntl)
     write_atomically(tmp_path / "file", "new")
-    assert calls == ["fsync of 3 bytes", "replace", "fsync"]
-
-
-def test_the_new_file_appears_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until the rename, whoever looks sees the old content."""
-    path = tmp_path / "file"
-    path.write_text("old")
-    real = os.replace
-
-    def look_first(source: Any, target: Any) -> None:
-        assert path.read_text() == "old"
-        assert Path(source).read_text() == "new"
-        assert Path(source).parent == tmp_path  # a rename between two disks would not be one
-        real(source, target)
-
-    monkeypatch.setattr(os, "replace", look_first)
-    write_atomically(path, "new")
-    assert path.read_text() == "new"
+    call = "full flush" if system == "macOS" else "fsync"
+    assert calls == [f"{call} of 3", "replace", f"{call} of a folder"]
 
 
 @pytest.mark.parametrize("place", ["file/below", "missing/below", "n" * 300, "folder"])
@@ -105,24 +141,11 @@ def test_paths_that_cannot_be_written(place: str, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
-def test_leftovers_are_removed(tmp_path: Path) -> None:
-    """What a killed process left half-written goes, files and folders; everything else stays."""
-    (tmp_path / ".model.safetensors.123.tmp").write_text("half")
-    (tmp_path / ".00000010.tmp").mkdir()
-    (tmp_path / ".00000010.tmp" / "part").write_text("half")
-    kept = [tmp_path / ".lock", tmp_path / "notes.tmp", tmp_path / "file"]
-    for path in kept:
-        path.write_text("keep")
-    remove_leftovers(tmp_path)
-    assert sorted(tmp_path.iterdir()) == sorted(kept)
-    remove(tmp_path / "never there")
-
-
 def test_folders_are_made_or_the_reason_is_given(tmp_path: Path) -> None:
     """A folder is made with its parents, twice without complaint, and not where a file stands in the way."""
-    make_folder(tmp_path / "a" / "b")
-    make_folder(tmp_path / "a" / "b")
-    assert (tmp_path / "a" / "b").is_dir()
+    for _ in range(2):
+        make_folder(tmp_path / "a" / "b")
+        assert (tmp_path / "a" / "b").is_dir()
     (tmp_path / "file").write_text("x")
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(TinyLMError) as error:
@@ -130,42 +153,74 @@ def test_folders_are_made_or_the_reason_is_given(tmp_path: Path) -> None:
         assert str(error.value).startswith(f"{place}: cannot be created (")
 
 
-def test_a_folder_appears_whole(tmp_path: Path) -> None:
-    """A folder takes its name when it is filled, in place of the one that had it; nothing else is left."""
-    final = tmp_path / "final"
-    for content in ("first", "second"):
-        with whole_folder(final) as beside:
-            (beside / content).write_text(content)
-            assert not (final / content).exists()
-        assert [path.name for path in final.iterdir()] == [content]
-    assert list(tmp_path.iterdir()) == [final]
+# A folder in place of another
 
 
-def test_a_folder_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where filling or renaming fails, the old folder is there as before, and nothing beside it."""
+def test_a_folder_takes_its_name_when_it_is_filled(tmp_path: Path) -> None:
+    """Until the end the old folder stands under the name, then the new one, link or not; nothing else is left."""
+    (tmp_path / "link").symlink_to("final")
+    for name, before, new in (("final", "", "1"), ("final", "1", "2"), ("link", "2", "3")):
+        with folder_in_place(tmp_path / name) as beside:
+            (beside / new).write_text(new)
+            assert not before or content_of(tmp_path / "final") == {before: before}
+        assert content_of(tmp_path / "final") == {new: new}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["final", "link"]
+    assert (tmp_path / "link").is_symlink()
+
+
+class Killed(BaseException):
+    """No handler of errors stops this."""
+
+
+@pytest.mark.parametrize("filled", [True, False])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), TinyLMError("mistake"), Killed("gone")])
+def test_a_folder_that_fails_leaves_the_old_one(
+    error: BaseException, filled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever goes wrong, in filling or in renaming, the old folder is there as before, and nothing beside it."""
     final = tmp_path / "final"
     final.mkdir()
     (final / "old").write_text("x")
-
-    def mistaken() -> None:
-        with whole_folder(final) as beside:
-            (beside / "new").write_text("x")
-            raise TinyLMError("mistake")
-
-    with pytest.raises(TinyLMError, match="mistake"):
-        mistaken()
-    real = os.rename
+    rename = os.rename
 
     def fails_for_the_new(source: Any, target: Any) -> None:
-        if Path(target) == final and (Path(source) / "new").exists():
-            full_disk()
-        real(source, target)
+        if (Path(source) / "new").exists():
+            raise error
+        rename(source, target)
+
+    def fill() -> None:
+        with folder_in_place(final) as beside:
+            (beside / "new").write_text("x")
+            if not filled:
+                raise error
 
     monkeypatch.setattr(os, "rename", fails_for_the_new)
-    with pytest.raises(TinyLMError, match=r"final: cannot be written \(No space left"), whole_folder(final) as beside:
-        (beside / "new").write_text("x")
-    assert [path.name for path in final.iterdir()] == ["old"]
+    expected = f"{final}: cannot be written (No space left on device)" if isinstance(error, OSError) else str(error)
+    with pytest.raises((TinyLMError, Killed)) as caught:
+        fill()
+    assert str(caught.value) == expected
+    assert content_of(tmp_path) == {"final/old": "x"}
     assert list(tmp_path.iterdir()) == [final]
+
+
+def test_leftovers_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a killed process left half-written goes, or only what is old enough of it; everything else stays."""
+
+    def dead(*args: Any, **more: Any) -> Any:
+        raise Killed
+
+    (tmp_path / "final").mkdir()
+    with pytest.raises(Killed), monkeypatch.context() as patch, folder_in_place(tmp_path / "final"):
+        patch.setattr("shutil.rmtree", dead)  # the replaced folder is still there
+    (tmp_path / ".file.123.tmp").write_text("half")
+    os.utime(tmp_path / ".file.123.tmp", (0, 0))
+    kept = [tmp_path / name for name in (".lock", "notes.tmp", "file")]
+    for path in kept:
+        path.write_text("keep")
+    remove_leftovers(tmp_path, older_than=86_400)
+    assert [path.name.split(".")[1] for path in tmp_path.glob(".*.tmp")] == ["final"]
+    remove_leftovers(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([*kept, tmp_path / "final"])
 
 
 # Reading
@@ -174,9 +229,8 @@ def test_a_folder_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pyt
 def test_reads_files_and_only_files(tmp_path: Path) -> None:
     """Content comes back as it is; nothing, a folder, a device and a loop of links are told apart."""
     (tmp_path / "file").write_bytes(b"\0\xff")
-    assert read(tmp_path / "file") == b"\0\xff"
     (tmp_path / "link").symlink_to("file")
-    assert read(tmp_path / "link") == b"\0\xff"
+    assert read(tmp_path / "file") == read(tmp_path / "link") == b"\0\xff"
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "device").symlink_to(os.devnull)
     expected = {
@@ -192,11 +246,10 @@ def test_reads_files_and_only_files(tmp_path: Path) -> None:
         assert str(error.value).startswith(f"{tmp_path / name}: {reason}")
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"{", b"\xff", b'{"a": 1,}', b"nul", b"[" * 100_000, b"9" * 5000, b'"\n"'],
-    ids=lambda c: repr(c)[:20],
-)
+NO_JSON = [b"", b"{", b"\xff", b'{"a": 1,}', b"nul", b"[" * 100_000, b"9" * 5000, b'"\n"']
+
+
+@pytest.mark.parametrize("content", NO_JSON, ids=lambda c: repr(c)[:20])
 def test_json_that_is_none(content: bytes, tmp_path: Path) -> None:
     """A file that is no JSON is named in one line, without its content."""
     path = tmp_path / "file.json"
@@ -218,6 +271,17 @@ def test_json_round_trip(tmp_path: Path) -> None:
     assert read_json(tmp_path / "file") == content
 
 
+# Finding damage
+
+
+def test_sha256(tmp_path: Path) -> None:
+    """The digest of parts, and of a file of several blocks, is that of their content."""
+    content = os.urandom(2_500_000)
+    (tmp_path / "file").write_bytes(content)
+    expected = hashlib.sha256(content).hexdigest()
+    assert sha256_of(tmp_path / "file") == digest(content[:7], memoryview(content)[7:]) == expected
+
+
 def test_sealed_content(tmp_path: Path) -> None:
     """Sealed JSON comes back as it was; any change to it, or a missing seal, is noticed."""
     path = tmp_path / "file"
@@ -231,6 +295,12 @@ def test_sealed_content(tmp_path: Path) -> None:
             read_sealed(path)
 
 
+def test_the_seal_is_the_one_on_users_disks() -> None:
+    """The seal is the SHA-256 of the compact JSON in sorted order: files that older versions wrote still verify."""
+    text = '{"step": 3, "text": "\\u00e9"}'
+    assert json.loads(sealed({"text": "é", "step": 3}))["sha256"] == hashlib.sha256(text.encode()).hexdigest()
+
+
 def test_sealed_content_nested_deeply(tmp_path: Path) -> None:
     """Brackets nested to every depth around what Python's stack allows end in one line."""
     limit = sys.getrecursionlimit()
@@ -240,11 +310,25 @@ def test_sealed_content_nested_deeply(tmp_path: Path) -> None:
             read_sealed(tmp_path / "file")
 
 
-def test_sha256(tmp_path: Path) -> None:
-    """The hash of a file of several blocks is that of its content."""
-    content = os.urandom(2_500_000)
-    (tmp_path / "file").write_bytes(content)
-    assert sha256_of(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+@pytest.mark.parametrize("blocks", [[], [b"ab", b"", b"cd"], [bytes(2_500_000)]], ids=lambda b: repr(b)[:20])
+def test_a_checksum_finds_its_file_whole(blocks: list[bytes], tmp_path: Path) -> None:
+    """A file is known by the checksum at its end; one that is not there, and a folder, is not whole."""
+    path = tmp_path / "file"
+    assert not any(map(ends_in_checksum, (path, tmp_path)))
+    write_atomically(path, with_checksum(blocks))
+    assert path.read_bytes()[:-4] == b"".join(blocks)
+    assert ends_in_checksum(path)
+
+
+def test_a_checksum_finds_damage(tmp_path: Path) -> None:
+    """A flipped bit, a missing end, more than was written, and what a power cut leaves are all noticed."""
+    whole = b"".join(with_checksum([b"abcd"]))
+    bits = int.from_bytes(whole, "little")
+    damaged = [(bits ^ 1 << bit).to_bytes(8, "little") for bit in range(64)]
+    damaged += [whole[:end] for end in range(8)] + [whole + b"\0", whole + whole] + [bytes(n) for n in range(14)]
+    for content in damaged:
+        (tmp_path / "file").write_bytes(content)
+        assert not ends_in_checksum(tmp_path / "file")
 
 
 # Locks
@@ -260,7 +344,7 @@ with lock(Path(sys.argv[1])):
 
 
 def test_a_folder_has_one_owner(tmp_path: Path) -> None:
-    """While one process holds a folder another is refused, and allowed the moment the first is killed."""
+    """While somebody holds a folder another is refused, and allowed the moment the holder is killed or done."""
     with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
@@ -268,17 +352,9 @@ def test_a_folder_has_one_owner(tmp_path: Path) -> None:
             pass
         holder.send_signal(signal.SIGKILL)
         holder.wait()
-    with lock(tmp_path):
-        pass
-
-
-def test_a_lock_ends_with_its_block(tmp_path: Path) -> None:
-    """A folder is free again after the block, also where the block ended in an error, which comes through."""
     with pytest.raises(OSError, match="inside"), lock(tmp_path):
-        raise OSError("inside")
+        raise OSError("inside")  # what goes wrong in the block is not about the lock
     with lock(tmp_path), pytest.raises(TinyLMError, match="another training run"), lock(tmp_path):
-        pass
-    with lock(tmp_path):
         pass
 
 
@@ -289,3 +365,28 @@ def test_a_folder_that_cannot_be_locked(tmp_path: Path) -> None:
         with pytest.raises(TinyLMError) as error, lock(place):
             pass
         assert str(error.value).startswith(f"{place}: cannot be locked (")
+
+
+# The user's cache
+
+
+SYSTEMS = [
+    ("linux", "XDG_CACHE_HOME", ".cache"),
+    ("win32", "LOCALAPPDATA", "AppData/Local"),
+    ("darwin", None, "Library/Caches"),
+]
+
+
+@pytest.mark.parametrize(("platform", "variable", "unset"), SYSTEMS)
+def test_cache_dir_is_where_the_system_keeps_caches(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, platform: str, variable: str | None, unset: str
+) -> None:
+    """Each system's own place for caches, its variable first."""
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("LOCALAPPDATA", "")
+    assert cache_dir() == tmp_path / unset / "mlx-tinylm"
+    if variable:
+        monkeypatch.setenv(variable, str(tmp_path / "elsewhere"))
+        assert cache_dir() == tmp_path / "elsewhere" / "mlx-tinylm"

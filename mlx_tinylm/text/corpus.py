@@ -23,9 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.text.named_corpora import DEFAULT_CORPUS, NAMED, NamedCorpus, data_dir, fetch
-
-__all__ = ["DEFAULT_CORPUS", "NAMED", "Corpus", "NamedCorpus", "data_dir", "fetch", "open_corpus", "open_named"]
+from mlx_tinylm.text.named_corpora import NAMED, fetch
 
 PIECE = 1 << 20  # characters (when reading: bytes) held in memory at once
 SUFFIXES = (".txt", ".md")
@@ -68,7 +66,7 @@ def open_corpus(data: Sequence[str]) -> Corpus:
 
 
 def open_named(name: str) -> Corpus:
-    """The corpus called `name`, which is fetched if it is not kept yet; TinyLMError if it cannot."""
+    """The corpus called `name`, which is fetched if it is not kept yet; raises TinyLMError where that fails."""
     if name not in NAMED:
         raise TinyLMError(_unknown(name))
     return _scanned(name, (fetch(name),))
@@ -146,7 +144,7 @@ def _scanned(name: str, sources: tuple[Path, ...]) -> Corpus:
             ascii_seen = bytes(sorted({*ascii_seen, *encoded.translate(None, ascii_seen)}))
             continue
         codes = np.frombuffer(piece.encode("utf-32-le"), dtype="<u4")
-        # Looking is several times as fast as marking, most so with "clip", which spares a check of the range.
+        # Looking before marking, as there is seldom a new one; "clip" spares a check of the range.
         if not seen.take(codes, mode="clip").all():
             seen[codes] = True
     if not characters:
@@ -186,9 +184,9 @@ def _blocks(source: Path, size: int) -> Iterator[bytes]:
     """The unpacked bytes of a file in blocks of at most `size`, and an empty one at its end."""
     if size < 1:
         raise ValueError(f"a piece of {size} characters")
-    packed = source.suffix.lower() == ".gz"
+    zipped = source.suffix.lower() == ".gz"
     try:
-        with gzip.open(source, "rb") if packed else source.open("rb") as stream:
+        with gzip.open(source, "rb") if zipped else source.open("rb") as stream:
             while block := stream.read(size):
                 yield block
         yield b""

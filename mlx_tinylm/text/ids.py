@@ -1,31 +1,43 @@
-"""A corpus as ids on disk, its split, and the windows that make up the batch of a step.
+"""A corpus as ids: encoded once and kept on disk, and what is held out for validation.
 
-Shapes: N ids, B batch, T context.
+Shapes: N ids.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import os
-import time
-import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.files import cache_dir, make_folder
+from mlx_tinylm.files import (
+    CHECKSUM,
+    cache_dir,
+    digest,
+    ends_in_checksum,
+    make_folder,
+    remove_leftovers,
+    with_checksum,
+    write_atomically,
+)
 from mlx_tinylm.text.corpus import Corpus
-from mlx_tinylm.text.tokenizer import Tokenizer, show
+from mlx_tinylm.text.tokenizer import Tokenizer, quoted
 
 Ids = npt.NDArray[Any]  # uint16, or uint32 where the vocabulary needs it
-VALIDATION_SHARE = 0.1
+HELD_OUT = 0.1  # of a corpus, at its end
 LONGEST = 2**31 - 1  # ids: the offsets of windows are int32
-CHECKSUM, FIRST = 4, 1  # bytes, and what it begins with: four zeros are no whole file
+DAY = 86_400.0  # seconds
+
+
+class UnknownCharactersError(TinyLMError):
+    """A text has `characters` that a tokenizer cannot write."""
+
+    def __init__(self, name: str, characters: str) -> None:
+        super().__init__(f"{name}: has characters that the model does not know: {quoted(characters)}")
+        self.characters = characters
 
 
 @dataclass(frozen=True)
@@ -44,79 +56,42 @@ class Dataset:
 
     @property
     def _split(self) -> int:
-        return int((1 - VALIDATION_SHARE) * len(self.ids))
+        return int((1 - HELD_OUT) * len(self.ids))
 
 
-def load_dataset(corpus: Corpus, tokenizer: Tokenizer, context: int) -> Dataset:
-    """The encoded corpus; raises TinyLMError where it is too short for one window plus validation."""
-    dataset = Dataset(encode_corpus(corpus, tokenizer))
-    train, validation = len(dataset.train), len(dataset.validation)
-    if len(dataset.ids) > LONGEST:
-        raise TinyLMError(f"{corpus.name}: {len(dataset.ids):,} characters; more than {LONGEST:,} cannot be trained on")
-    if train < context + 1 or validation < 2:
-        needed = max(round((context + 2) / (1 - VALIDATION_SHARE)) + 1, 20)
-        raise TinyLMError(
-            f"{corpus.name}: {len(dataset.ids):,} characters leave {train:,} to train on and {validation:,} to "
-            f"validate with; a context of {context} needs about {needed:,}. Add text, or lower --context"
-        )
-    return dataset
-
-
-def encode_corpus(corpus: Corpus, tokenizer: Tokenizer) -> Ids:
+def encode(corpus: Corpus, tokenizer: Tokenizer) -> Ids:
     """All ids of a corpus (N,), mapped from a file in the cache that is written once for each tokenizer.
 
-    Raises TinyLMError with the characters that the tokenizer does not know.
+    Raises UnknownCharactersError where the tokenizer lacks some of its characters, TinyLMError where it cannot be kept.
     """
     if unknown := tokenizer.unknown_characters(corpus.alphabet):
-        raise TinyLMError(f"{corpus.name}: has characters that the model does not know: {show(unknown)}")
-    dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
-    key = hashlib.sha256(f"{corpus.sha256} {tokenizer.json}".encode()).hexdigest()[:32]
-    folder = cache_dir() / "ids"
-    path = folder / f"{key}.{np.dtype(dtype).name}"
-    make_folder(folder)
-    if not _is_whole(path):
-        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        _remove_stale(folder)
-        try:
-            with open(beside, "wb") as file:
-                checksum = FIRST
-                for ids in _encoded(corpus, tokenizer):
-                    content = ids.astype(dtype).tobytes()
-                    checksum = zlib.crc32(content, checksum)
-                    file.write(content)
-                file.write(checksum.to_bytes(CHECKSUM, "little"))
-            os.replace(beside, path)
-        except OSError as error:
-            raise TinyLMError(f"{path}: cannot be written ({error.strerror})") from None
-        finally:
-            with contextlib.suppress(OSError):
-                beside.unlink()
-    length = (path.stat().st_size - CHECKSUM) // np.dtype(dtype).itemsize
-    return np.memmap(path, dtype, mode="r", shape=(length,)) if length else np.zeros(0, dtype)
+        raise UnknownCharactersError(corpus.name, unknown)
+    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
+    key = digest(f"{corpus.sha256} {tokenizer.json}".encode())[:32]
+    path = cache_dir() / "ids" / f"{key}.{dtype.name}"
+    # A damaged file would train on other text, or past the end of a table.
+    if not ends_in_checksum(path):
+        make_folder(path.parent)
+        remove_leftovers(path.parent, older_than=DAY)
+        write_atomically(path, with_checksum(ids.astype(dtype).tobytes() for ids in _arrays(corpus, tokenizer)))
+    count = (path.stat().st_size - CHECKSUM) // dtype.itemsize
+    return np.memmap(path, dtype, mode="r", shape=(count,)) if count else np.zeros(0, dtype)
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether the file ends in the CRC-32 of the rest: a wrong id would train on wrong text, or past a table's end."""
-    try:
-        with open(path, "rb") as file:
-            left, checksum = path.stat().st_size - CHECKSUM, FIRST
-            while left > 0 and (block := file.read(min(left, 1 << 20))):
-                checksum = zlib.crc32(block, checksum)
-                left -= len(block)
-            return left == 0 and file.read() == checksum.to_bytes(CHECKSUM, "little")
-    except OSError:
-        return False
-
-
-def _remove_stale(folder: Path) -> None:
-    """Remove what processes that were killed while encoding left; one that is still at it is younger than a day."""
-    for path in folder.glob(".*.tmp"):
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > 86_400:
-                path.unlink()
-
-
-def _encoded(corpus: Corpus, tokenizer: Tokenizer) -> list[npt.NDArray[np.int32]] | map[npt.NDArray[np.int32]]:
+def _arrays(corpus: Corpus, tokenizer: Tokenizer) -> Iterable[npt.NDArray[np.int32]]:
     if tokenizer.alphabet is None:  # a token may span two chunks, so all the text goes in at once
         return [tokenizer.encode_array(corpus.text())]
     return map(tokenizer.encode_array, corpus.chunks())
+
+
+def check_length(corpus_name: str, dataset: Dataset, context: int) -> None:
+    """Raise TinyLMError where a corpus is too short for one window of `context` ids plus validation, or too long."""
+    length, train, validation = len(dataset.ids), len(dataset.train), len(dataset.validation)
+    if length > LONGEST:
+        raise TinyLMError(f"{corpus_name}: {length:,} characters; more than {LONGEST:,} cannot be trained on")
+    if train < context + 1 or validation < 2:
+        needed = max(round((context + 2) / (1 - HELD_OUT)) + 1, 20)
+        raise TinyLMError(
+            f"{corpus_name}: {length:,} characters leave {train:,} to train on and {validation:,} to "
+            f"validate with; a context of {context} needs about {needed:,}. Add text, or lower --context"
+        )

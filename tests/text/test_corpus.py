@@ -50,18 +50,14 @@ def test_describes_text_as_it_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 1 << 20])
 def test_chunks_join_to_the_text(tmp_path: Path, size: int) -> None:
-    """Pieces of any size are short enough, not empty, and join to the same text each time."""
+    """Pieces of any size are short enough, not empty, and join to the same text each time; of size 0 there are none."""
     found = open_corpus([written(tmp_path / "odd.txt", ODD)])
     for _ in range(2):
         pieces = list(found.chunks(size))
         assert "".join(pieces) == ODD
         assert all(0 < len(piece) <= size for piece in pieces)
-
-
-def test_chunks_of_no_characters(tmp_path: Path) -> None:
-    """A piece size below one is a mistake of the caller, not an empty text."""
     with pytest.raises(ValueError, match="a piece of 0 characters"):
-        list(open_corpus([written(tmp_path / "a.txt", "a")]).chunks(0))
+        list(found.chunks(0))
 
 
 def test_files_are_joined_with_a_newline_where_one_is_missing(tmp_path: Path) -> None:
@@ -100,20 +96,16 @@ def test_folder_gives_its_texts_in_sorted_order(tmp_path: Path) -> None:
 
 def test_gzip_is_unpacked(tmp_path: Path) -> None:
     """A .gz file stands for the text inside it."""
-    packed = tmp_path / "a.txt.gz"
-    packed.write_bytes(gzip.compress(ODD.encode()))
-    assert open_corpus([str(packed)]).text() == ODD
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip.compress(ODD.encode()))
+    assert open_corpus([str(path)]).text() == ODD
 
 
-def test_stdin_can_be_read_more_than_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Text from standard input is kept, so that the second reading gives it again."""
+def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text from standard input is kept, so that it can be read again; given twice or closed, it is refused."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(ODD.encode())))
     found = open_corpus(["-"])
     assert (found.name, found.text(), found.text()) == ("stdin", ODD, ODD)
-
-
-def test_stdin_twice_or_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asking for standard input twice, or when there is none, is refused with the reason."""
     assert "standard input can be read only once" in refusal("-", "-")
     monkeypatch.setattr(sys, "stdin", None)
     assert "standard input is closed" in refusal("-")
@@ -150,9 +142,9 @@ def test_invalid_utf8_names_file_and_offset(
     path = tmp_path / "latin.txt"
     path.write_bytes(contents)
     assert refusal(str(path)).startswith(f"{path}: not UTF-8 at byte {offset}. ")
-    packed = tmp_path / "latin.txt.gz"
-    packed.write_bytes(gzip.compress(contents))
-    assert refusal(str(packed)).startswith(f"{packed}: not UTF-8 at byte {offset} of the unpacked text. ")
+    zipped = tmp_path / "latin.txt.gz"
+    zipped.write_bytes(gzip.compress(contents))
+    assert refusal(str(zipped)).startswith(f"{zipped}: not UTF-8 at byte {offset} of the unpacked text. ")
 
 
 def test_unknown_names_suggest(tmp_path: Path) -> None:
@@ -170,16 +162,11 @@ def test_unknown_names_suggest(tmp_path: Path) -> None:
 
 
 def test_no_text_is_refused(tmp_path: Path) -> None:
-    """Empty files, an empty gzip file and an empty list are refused, with all that was named."""
-    a, b = written(tmp_path / "a.txt", ""), str(tmp_path / "b.gz")
+    """Empty files, an empty gzip file, an empty list and a folder of other files are refused, with what was named."""
+    a, b = written(tmp_path / "a", ""), str(tmp_path / "b.gz")
     Path(b).write_bytes(gzip.compress(b""))
     assert refusal(a, b) == f"{a}, {b}: there is no text in it. Name a file with text."
     assert "no text" in refusal()
-
-
-def test_folder_without_text_is_refused(tmp_path: Path) -> None:
-    """A folder with no *.txt or *.md is refused by its name."""
-    written(tmp_path / "code.py", "x")
     assert refusal(str(tmp_path)).startswith(f"{tmp_path}: no *.txt or *.md file in this folder.")
 
 
@@ -210,8 +197,12 @@ def test_unreadable_files_and_folders_are_refused(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege on Windows")
-def test_links_that_lead_nowhere(tmp_path: Path) -> None:
-    """A folder linked below itself, a link to itself and a dangling link end in a message, not in a hang."""
+def test_links(tmp_path: Path) -> None:
+    """A link to a folder elsewhere is followed; one that leads up, to itself or nowhere ends in a message, no hang."""
+    written(tmp_path / "elsewhere" / "a.txt", "text")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "link").symlink_to(tmp_path / "elsewhere")
+    assert open_corpus([str(tmp_path / "here")]).text() == "text"
     written(tmp_path / "a" / "a.txt", "text")
     above = tmp_path / "a" / "up"
     above.symlink_to(tmp_path)
@@ -224,15 +215,6 @@ def test_links_that_lead_nowhere(tmp_path: Path) -> None:
     gone = tmp_path / "gone.txt"
     gone.symlink_to(tmp_path / "nothing")
     assert refusal(str(tmp_path)).startswith(f"{gone}: cannot be read: No such file")
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege on Windows")
-def test_a_linked_folder_is_read(tmp_path: Path) -> None:
-    """A link to a folder elsewhere is followed: only one that leads back up is a loop."""
-    written(tmp_path / "elsewhere" / "a.txt", "text")
-    (tmp_path / "here").mkdir()
-    (tmp_path / "here" / "link").symlink_to(tmp_path / "elsewhere")
-    assert open_corpus([str(tmp_path / "here")]).text() == "text"
 
 
 def test_a_corpus_name_wins_over_a_bare_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
