@@ -6,44 +6,12 @@ of transformers: repetition penalty, temperature, top-k, top-p, min-p.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from mlx_tinylm.checks import check, check_count, check_number
-
-
-@dataclass(frozen=True)
-class SampleConfig:
-    """How text is drawn from a model. `None` means: not used."""
-
-    max_tokens: int = 500
-    temperature: float = 0.8
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    seed: int | None = None
-    stop: str | None = None
-
-    def __post_init__(self) -> None:
-        check_count("max_tokens", self.max_tokens)
-        check_number("temperature", self.temperature, 0, math.inf)
-        if self.top_k is not None:
-            check_count("top_k", self.top_k)
-        if self.top_p is not None:
-            check_number("top_p", self.top_p, 0, 1, above=True)
-        if self.min_p is not None:
-            check_number("min_p", self.min_p, 0, 1)
-        if self.repetition_penalty is not None:
-            check_number("repetition_penalty", self.repetition_penalty, 0, math.inf, above=True)
-        if self.seed is not None:
-            check_count("seed", self.seed, low=0, high=2**63 - 1)
-        check(self.stop != "", "the stop text is empty; leave it out to go on to max_tokens")
-
+from mlx_tinylm.sample_config import SampleConfig
 
 Logits = npt.NDArray[np.float32]
 REPETITION_CONTEXT = 20  # ids looked back on, as in mlx-lm
