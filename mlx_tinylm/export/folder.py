@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from mlx_tinylm.backend.choose import MLX_MISSING, has_mlx, load_model
+from mlx_tinylm.backend.devices import MLX_MISSING, prepare_if_possible
 from mlx_tinylm.backend.numpy_model import NumpyModel
 from mlx_tinylm.checks import check
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.export.gguf import GGUF, check_gguf, write_gguf
 from mlx_tinylm.export.model_card import CARD, model_card
-from mlx_tinylm.files import read, whole_folder, write_atomically
+from mlx_tinylm.files import flush, folder_in_place, read, write_atomically
 from mlx_tinylm.model_folder.config import GPT2Config, ModelConfig
 from mlx_tinylm.model_folder.folder import MLX_LM_PREFIX, WEIGHTS, ModelFolder, open_folder, write_folder
 from mlx_tinylm.model_folder.quantization import dequantised
@@ -68,7 +68,7 @@ def export(
     """
     check(dtype in FLOATS, f"no type {dtype!r}; there are {', '.join(FLOATS)}")
     check(quantize is None or quantize in BITS, f"quantize must be {' or '.join(map(str, BITS))}, not {quantize}")
-    check(quantize is None or has_mlx(), f"to quantise needs MLX. {MLX_MISSING}")
+    check(quantize is None or prepare_if_possible() is not None, f"to quantise needs MLX. {MLX_MISSING}")
     check(not (quantize and gguf), "a GGUF is not quantised here; llama.cpp's llama-quantize does that")
     source = open_folder(weights)
     if gguf:
@@ -82,7 +82,7 @@ def export(
         config = dataclasses.replace(config, quantization=None)
     if quantize:
         config, tensors = _quantised(config, tensors, quantize)
-    with whole_folder(out) as folder:
+    with folder_in_place(out) as folder:
         write_folder(folder, config, source.tokenizer, dtype)
         write_tensors(folder / WEIGHTS, tensors, dtype)
         if source.tokenizer.alphabet is None:
@@ -91,6 +91,7 @@ def export(
                     write_atomically(folder / name, read(weights / name))
         if gguf:
             write_gguf(folder / GGUF, config, source.tokenizer, tensors, dtype)
+            flush(folder / GGUF)
         write_atomically(folder / CARD, model_card(source, config, out.resolve().name, dtype, gguf))
         difference, spread = _compare(source, stored, folder)
         allowed = TOLERANCE[quantize or dtype] * spread
@@ -136,7 +137,7 @@ def _compare(source: ModelFolder, stored: Tensors, folder: Path) -> tuple[float,
     T = min(source.config.context, LONGEST_CHECK, max(1, MOST_LOGITS // V))
     ids = np.random.default_rng(0).integers(0, V, (1, T))
     wanted = _logits(source, stored, ids)
-    found = load_model(open_folder(folder), "numpy").logits(ids)
+    found = NumpyModel.load(open_folder(folder)).logits(ids)
     if not np.isfinite(wanted).all():
         raise TinyLMError(f"{source.path}: the model's output is not a finite number; its weights are damaged")
     difference = float(np.abs(found - wanted).max())
@@ -144,11 +145,13 @@ def _compare(source: ModelFolder, stored: Tensors, folder: Path) -> tuple[float,
 
 
 def _logits(source: ModelFolder, stored: Tensors, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    if not has_mlx():
+    """(1, T) -> (1, T, V), from MLX where it is installed, so that two programs have to agree."""
+    compute = prepare_if_possible()
+    if compute is None:
         return NumpyModel(source.config, stored).logits(ids)
     import mlx.core as mx
 
     from mlx_tinylm.backend.mlx_model import MLXModel
 
     with mx.stream(mx.cpu):  # some GPUs multiply float32 with fewer bits than it has
-        return MLXModel.with_tensors(source.config, stored).logits(ids)
+        return MLXModel.with_tensors(source.config, stored, compute).logits(ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import math
 import shlex
@@ -9,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_tinylm import __version__
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.export.gguf import GGUF
-from mlx_tinylm.files import read, read_json
 from mlx_tinylm.model_folder.config import GPT2Config, ModelConfig
 from mlx_tinylm.model_folder.folder import ModelFolder
 from mlx_tinylm.model_folder.layout import count_parameters
+from mlx_tinylm.run_folder.metrics import best_validation
+from mlx_tinylm.run_folder.record import RunRecord
 
 CARD = "README.md"
 
@@ -31,17 +32,15 @@ class Training:
 
     @classmethod
     def recorded(cls, folder: Path) -> Training | None:
-        """Read train.json and metrics.jsonl; None where they are not there or do not say."""
+        """What the run in a model folder recorded; None where there was no run, or its record is damaged."""
         try:
-            corpus = read_json(folder / "train.json")["corpus"]
-            lines = read(folder / "metrics.jsonl").decode().splitlines()
-            measured = [metrics for line in lines if "val_loss" in (metrics := json.loads(line))]
-            best = min(measured, key=lambda metrics: float(metrics["val_loss"]))
-            text = " ".join(str(corpus["name"]).split())[:100]
-            found = cls(text, int(corpus["characters"]), int(best["step"]), float(best["val_loss"]))
-        except (TinyLMError, KeyError, TypeError, ValueError):
+            record, best = RunRecord.find(folder), best_validation(folder)
+        except TinyLMError:
             return None
-        return found if math.isfinite(found.loss) else None
+        if record is None or best is None:
+            return None
+        step, loss = best
+        return cls(" ".join(record.corpus.name.split())[:100], record.corpus.characters, step, loss)
 
 
 def model_card(source: ModelFolder, config: ModelConfig, name: str, dtype: str, gguf: bool = False) -> str:
@@ -82,19 +81,16 @@ def _front_matter(config: ModelConfig, name: str, training: Training | None, cha
 
 def _description(source: ModelFolder, config: ModelConfig, dtype: str, training: Training | None) -> list[str]:
     characters = source.tokenizer.alphabet
-    numbers = (
-        f"{config.quantization.bits} bits in groups of {config.quantization.group_size}, the rest "
-        if (config.quantization)
-        else ""
-    )
+    packed = config.quantization
+    numbers = f"{packed.bits} bits in groups of {packed.group_size}, the rest {dtype}" if packed else dtype
     rows: list[tuple[str, Any]] = [
         ("architecture", f"{config.family}, {config.layers} layers, {config.heads} heads, width {config.width}"),
         ("parameters", f"{count_parameters(config):,}"),
         ("context", f"{config.context:,} {'characters' if characters else 'tokens'}"),
         ("vocabulary", f"{config.vocab_size:,} ids"),
-        ("numbers", f"{numbers}{dtype}"),
+        ("numbers", numbers),
     ]
-    before = ", before it was quantised" if config.quantization else ""
+    before = ", before it was quantised" if packed else ""
     if training:
         rows += [
             ("trained on", f"{_cell(training.text)}, {training.characters:,} characters"),
@@ -103,9 +99,10 @@ def _description(source: ModelFolder, config: ModelConfig, dtype: str, training:
         ]
         if characters:
             rows.append(("bits per character", f"{training.loss / math.log(2):.4f}{before}"))
+    version = importlib.metadata.version("mlx-tinylm")
     what = "character by character" if characters else "token by token"
     return [
-        f"A tiny language model that writes {what}, exported with mlx-tinylm {__version__}.",
+        f"A tiny language model that writes {what}, exported with mlx-tinylm {version}.",
         "It goes on from a text; it does not answer questions.",
         "",
         "| | |",

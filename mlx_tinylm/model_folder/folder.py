@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mlx_tinylm.checks import brief
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.files import read_json, to_json, write_atomically
-from mlx_tinylm.model_folder.config import GPT2Config, ModelConfig, model_config_from_json
-from mlx_tinylm.model_folder.layout import tensor_shapes, transposed
+from mlx_tinylm.model_folder.config import GPT2Config, ModelConfig
+from mlx_tinylm.model_folder.config_json import model_config_from_json, model_config_to_json
+from mlx_tinylm.model_folder.layout import Shape, tensor_shapes, transposed
 from mlx_tinylm.model_folder.tensor_files import Tensors, read_safetensors
-from mlx_tinylm.text.tokenizer import END_OF_TEXT, Tokenizer
+from mlx_tinylm.text.tokenizer import Tokenizer
 
+PACKAGE = Path(__file__).parents[1]
 WEIGHTS = "model.safetensors"
 SHIPPED = "shakespeare"
 INDEX = "model.safetensors.index.json"
@@ -44,9 +47,8 @@ class ModelFolder:
         return read_tensors(self.path, self.config)
 
 
-def shipped_weights() -> Path:
-    """The folder of the Shakespeare model: in a checkout, or inside the installed package."""
-    package = Path(__file__).parents[1]
+def shipped_weights(package: Path = PACKAGE) -> Path:
+    """The folder of the Shakespeare model: in a checkout, beside the package, or inside it, where it was installed."""
     for folder in (package.parent / "weights" / SHIPPED, package / "shipped" / SHIPPED):
         if (folder / WEIGHTS).exists():
             return folder
@@ -95,7 +97,7 @@ def read_config(folder: Path) -> ModelConfig:
 
 def write_folder(folder: Path, config: ModelConfig, tokenizer: Tokenizer, dtype: str = "float32") -> None:
     """Write the small files of a model folder, everything but the tensors, which are to be of type `dtype`."""
-    raw = config.to_json()
+    raw = model_config_to_json(config)
     # transformers 5 reads dtype; transformers 4 and mlx-lm read torch_dtype
     write_atomically(folder / "config.json", to_json(raw | {"dtype": dtype, "torch_dtype": dtype}))
     write_atomically(folder / "tokenizer.json", tokenizer.json)
@@ -109,9 +111,8 @@ def write_folder(folder: Path, config: ModelConfig, tokenizer: Tokenizer, dtype:
 def read_tensors(folder: Path, config: ModelConfig) -> Tensors:
     """All tensors in the stored layout, float32 (uint32 where quantised).
 
-    Raises TinyLMError listing missing, unknown and mis-shaped tensors by name.
+    Raises TinyLMError listing missing, unknown and mis-shaped tensors by name, or naming one that holds no weights.
     """
-    wanted = tensor_shapes(config)
     found: Tensors = {}
     for file in _tensor_files(folder):
         for name, tensor in read_safetensors(file).items():
@@ -120,12 +121,28 @@ def read_tensors(folder: Path, config: ModelConfig) -> Tensors:
             if name in found:
                 raise TinyLMError(f"{file}: holds {name} a second time")
             found[name] = tensor
-    if config.tied:  # some tools store the shared matrix twice
-        found.pop("lm_head.weight", None)
-    if isinstance(config, GPT2Config):  # old files also store the causal masks
-        masks = [f"h.{layer}.attn.{kind}" for layer in range(config.layers) for kind in ("bias", "masked_bias")]
-        for name in masks:
-            found.pop(name, None)
+    for name in _surplus(config):
+        found.pop(name, None)
+    wanted = tensor_shapes(config)
+    _check_shapes(folder, wanted, found)
+    for name in wanted:
+        packed = f"{name.removesuffix('weight')}scales" in wanted and name.endswith(".weight")
+        if found[name].dtype != (np.uint32 if packed else np.float32):
+            raise TinyLMError(f"{folder}: {name} has the wrong type, {found[name].dtype}")
+        if not packed and not np.isfinite(found[name]).all():
+            raise TinyLMError(f"{folder}: {name} holds numbers that are not finite; the weights are damaged")
+    return {name: found[name] for name in wanted}
+
+
+def _surplus(config: ModelConfig) -> list[str]:
+    """Tensors that other tools store, and that say nothing: a copy of the tied matrix, GPT-2's causal masks."""
+    head = ["lm_head.weight"] if config.tied else []
+    if not isinstance(config, GPT2Config):
+        return head
+    return head + [f"h.{layer}.attn.{kind}" for layer in range(config.layers) for kind in ("bias", "masked_bias")]
+
+
+def _check_shapes(folder: Path, wanted: Mapping[str, Shape], found: Tensors) -> None:
     problems = [f"missing {name}" for name in wanted.keys() - found.keys()]
     problems += [f"unknown {name}" for name in found.keys() - wanted.keys()]
     problems += [
@@ -136,13 +153,6 @@ def read_tensors(folder: Path, config: ModelConfig) -> Tensors:
     if problems:
         more = f", and {len(problems) - 8} more" if len(problems) > 8 else ""
         raise TinyLMError(f"{folder}: does not fit its config.json: {', '.join(sorted(problems)[:8])}{more}")
-    for name in wanted:
-        packed = f"{name.removesuffix('weight')}scales" in wanted and name.endswith(".weight")
-        if found[name].dtype != (np.uint32 if packed else np.float32):
-            raise TinyLMError(f"{folder}: {name} has the wrong type, {found[name].dtype}")
-        if not packed and not np.isfinite(found[name]).all():
-            raise TinyLMError(f"{folder}: {name} holds numbers that are not finite; the weights are damaged")
-    return {name: found[name] for name in wanted}
 
 
 def _tensor_files(folder: Path) -> Iterator[Path]:
@@ -159,7 +169,7 @@ def _tensor_files(folder: Path) -> Iterator[Path]:
         raise TinyLMError(f"{index}: no weight_map of tensor names to file names")
     for name in sorted(set(shards.values())):
         if not _lies_in(folder, name):
-            raise TinyLMError(f"{index}: names a file outside this folder: {name[:100]!r}")
+            raise TinyLMError(f"{index}: names a file outside this folder: {brief(name)}")
         yield folder / name
 
 
@@ -182,7 +192,7 @@ def _gpt2_stored(name: str, tensor: npt.NDArray[Any]) -> tuple[str, npt.NDArray[
     return name.removeprefix(TRANSFORMERS_PREFIX), tensor
 
 
-def tokenizer_config(context: int, eos_token: str | None = END_OF_TEXT) -> dict[str, Any]:
+def tokenizer_config(context: int, eos_token: str | None) -> dict[str, Any]:
     """`tokenizer_config.json`: without the class, other tools bring their own pre-tokenizer and lose newlines."""
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",

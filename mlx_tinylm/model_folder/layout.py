@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from mlx_tinylm.model_folder.config import GPT2Config, ModelConfig
+from mlx_tinylm.model_folder.config import GPT2Config, ModelConfig, Qwen3Config
 from mlx_tinylm.model_folder.tensor_files import Tensors
 
 Shape = tuple[int, ...]
@@ -16,7 +16,8 @@ Shape = tuple[int, ...]
 def tensor_shapes(config: ModelConfig) -> dict[str, Shape]:
     """The name and shape of every stored tensor of a model.
 
-    A matrix whose input dimension no whole number of groups fills stays as it is, as in mlx-lm and `models.build`.
+    Of a quantised one, a matrix is its packed weight, scales and biases. A matrix whose input dimension no whole
+    number of groups fills stays as it is, as in mlx-lm and `models.build`.
     """
     if isinstance(config, GPT2Config):
         matrices, vectors = _gpt2_shapes(config)
@@ -63,8 +64,7 @@ def _gpt2_shapes(c: GPT2Config) -> tuple[dict[str, tuple[int, int]], dict[str, S
     return matrices, vectors
 
 
-def _qwen3_shapes(c: ModelConfig) -> tuple[dict[str, tuple[int, int]], dict[str, Shape]]:
-    assert not isinstance(c, GPT2Config)
+def _qwen3_shapes(c: Qwen3Config) -> tuple[dict[str, tuple[int, int]], dict[str, Shape]]:
     D, Q, G = c.width, c.heads * c.head_dim, c.kv_heads * c.head_dim
     matrices = {"model.embed_tokens": (c.vocab_size, D)}
     vectors: dict[str, Shape] = {"model.norm.weight": (D,)}

@@ -1,4 +1,4 @@
-"""MLX's affine quantisation, undone: w = scale * q + bias, with one scale and bias for a group of a row.
+"""MLX's affine quantisation (`mlx.core.quantize`), undone: w = scale * q + bias, one of both for a group of a row.
 
 Shapes: O rows (output), I columns (input), P = 32 / bits numbers in one packed uint32.
 """

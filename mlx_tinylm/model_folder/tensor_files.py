@@ -6,7 +6,6 @@ The package cannot write bfloat16 from NumPy, which has no such type.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy.typing as npt
 
 from mlx_tinylm.checks import brief
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.files import read, write_atomically
+from mlx_tinylm.files import digest, read, write_atomically
 
 Tensors = dict[str, npt.NDArray[Any]]
 
@@ -43,19 +42,16 @@ def write_tensors(path: Path, tensors: Mapping[str, npt.NDArray[Any]], dtype: st
         start, end = end, end + tensor.nbytes
         header[name] = {"dtype": _TYPES[tensor.dtype], "shape": tensor.shape, "data_offsets": [start, end]}
         data.append(tensor.tobytes())
-    header = {"__metadata__": {"format": "mlx", "sha256": _seal(header, *data)}, **header}
+    header = {"__metadata__": {"format": "mlx", "sha256": _digest(header, *data)}, **header}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     write_atomically(path, b"".join([len(text).to_bytes(8, "little"), text, *data]))
 
 
-def _seal(header: Mapping[str, Any], *data: bytes | memoryview) -> str:
+def _digest(header: Mapping[str, Any], *data: bytes) -> str:
     """The SHA-256 of what stands in a file, the metadata left out."""
     entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-    digest = hashlib.sha256(json.dumps(entries, sort_keys=True).encode())
-    for part in data:
-        digest.update(part)
-    return digest.hexdigest()
+    return digest(json.dumps(entries, sort_keys=True).encode(), *data)
 
 
 def _narrowed(name: str, tensor: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[Any]:
@@ -78,7 +74,7 @@ def _narrowed(name: str, tensor: npt.NDArray[np.float32], dtype: str) -> npt.NDA
 
 
 def read_safetensors(path: Path) -> Tensors:
-    """Every tensor of a file, floating-point numbers as float32.
+    """Every tensor of a file under its name, floating-point numbers as float32.
 
     Raises TinyLMError for a damaged file or a type that is no weight. Damage to the numbers is found in files that
     were written here: the metadata of other tools' files records no SHA-256.
@@ -94,7 +90,7 @@ def read_safetensors(path: Path) -> Tensors:
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])
     recorded = (header.get("__metadata__") or {}).get("sha256")  # null is allowed there
-    if recorded is not None and recorded != _seal(header, memoryview(content)[start:]):
+    if recorded is not None and recorded != _digest(header, content[start:]):
         raise TinyLMError(f"{path}: is damaged (its SHA-256 is not the one recorded)")
     if odd := [name for name, _ in entries if not name.isprintable() or len(name) > 200]:
         raise TinyLMError(f"{path}: holds a tensor called {brief(odd[0])}, which is no name of a weight")

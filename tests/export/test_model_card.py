@@ -1,0 +1,91 @@
+"""The card of an exported model says what was measured, and promises only what works."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import random_folder
+from tiny_models import GPT2, with_run
+
+from mlx_tinylm.export.model_card import model_card
+from mlx_tinylm.model_folder.config import ModelConfig, Quantization
+from mlx_tinylm.model_folder.folder import open_folder
+
+QUANTISED = replace(GPT2, width=32, quantization=Quantization(4, 32))
+
+
+def card(folder: Path, config: ModelConfig) -> str:
+    return model_card(open_folder(random_folder(folder, config)), config, "my book", "float16", gguf=True)
+
+
+def test_a_run(tmp_path: Path) -> None:
+    """The card gives what the run recorded about the weights it kept: the step of the lowest validation loss."""
+    with_run(tmp_path)
+    _, front, body = card(tmp_path, GPT2).split("---\n", 2)
+    assert "library_name: mlx\npipeline_tag: text-generation\ntags:\n- mlx\n" in front
+    (index,) = (line for line in front.splitlines() if line.startswith("model-index: "))
+    (model,) = json.loads(index.removeprefix("model-index: "))
+    assert model["results"][0]["dataset"]["name"] == 'my "book" | <b> ---'
+    assert [metric["value"] for metric in model["results"][0]["metrics"]] == [1.25, 1.8034]
+    assert '| trained on | `my "book" / <b> ---`, 12,345 characters |\n| training steps | 20 |' in body
+    assert "| validation loss | 1.2500 nats on the last tenth of the text |" in body
+    assert "| numbers | float16 |" in body
+
+
+def test_a_quantised_model(tmp_path: Path) -> None:
+    """The card says that its figures are from before, and claims none for itself."""
+    with_run(tmp_path)
+    text = card(tmp_path, QUANTISED)
+    assert "1.2500 nats on the last tenth of the text, before it was quantised" in text
+    assert "| numbers | 4 bits in groups of 32, the rest float16 |" in text
+    assert f"| parameters | {(13 + 8) * 32 + 2 * (12 * 32**2 + 13 * 32) + 2 * 32:,} |" in text
+    assert "model-index" not in text
+
+
+TOOLS = {
+    "mlx-tinylm": "generate --weights 'my book' --prompt",
+    "NumPy": 'mlx_tinylm.load("my book", backend="numpy")',
+    "mlx-lm": "mlx_lm.generate --model 'my book' --prompt",
+    "LM Studio": "cp -R 'my book' ~/.lmstudio/models/local/",
+    "transformers": 'AutoModelForCausalLM.from_pretrained("my book")',
+    "llama.cpp": "llama-server --model 'my book/model.gguf'",
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "missing"),
+    [(GPT2, set()), (QUANTISED, {"transformers"}), (replace(GPT2, tied=False), {"mlx-lm", "LM Studio"})],
+    ids=["plain", "quantised", "untied"],
+)
+def test_tools(config: ModelConfig, missing: set[str], tmp_path: Path) -> None:
+    """The card shows each tool that loads the model: transformers reads no packed matrices, mlx-lm no untied GPT-2."""
+    text = card(tmp_path, config)
+    assert {name for name, line in TOOLS.items() if line not in text} == missing
+    assert "trained on" not in text  # without a run there is nothing to say
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "no train.json": lambda folder: (folder / "train.json").unlink(),
+    "no JSON": lambda folder: (folder / "train.json").write_text("["),
+    "no object": lambda folder: (folder / "train.json").write_text("[]"),
+    "edited": lambda folder: (folder / "train.json").write_text(
+        (folder / "train.json").read_text().replace("12345", "12346")
+    ),
+    "no metrics": lambda folder: (folder / "metrics.jsonl").unlink(),
+    "empty": lambda folder: (folder / "metrics.jsonl").write_text(""),
+    "no lines": lambda folder: (folder / "metrics.jsonl").write_text('{\n[]\n\xff\n{"step": null, "val_loss": 1}\n'),
+    "not finite": lambda folder: (folder / "metrics.jsonl").write_text('{"step": 1, "val_loss": NaN}\n'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_nothing_usable_recorded(damage: Callable[[Path], object], tmp_path: Path) -> None:
+    """Without a whole record of a run the card gives no figures, and that is no error."""
+    damage(with_run(tmp_path))
+    text = card(tmp_path, GPT2)
+    assert "trained on" not in text
+    assert "model-index" not in text
