@@ -1,4 +1,4 @@
-"""Who computes: MLX where it can be imported, NumPy elsewhere.
+"""Which back end a model is loaded on: MLX, or NumPy.
 
 Shapes: B batch, T time, V vocabulary.
 """
@@ -7,28 +7,44 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from mlx_tinylm.backend import BACKENDS
+from mlx_tinylm.backend.devices import mlx_has_only_a_cpu, prepare, prepare_if_possible
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.model_folder.config import ModelConfig
 from mlx_tinylm.model_folder.folder import ModelFolder, open_folder
+from mlx_tinylm.model_folder.layout import count_parameters
 from mlx_tinylm.text.tokenizer import Tokenizer
 
+# Parameters: up to here NumPy writes faster than MLX on a CPU. The largest model measured has 85 million.
+SMALL = 100_000_000
 
-class LanguageModel(Protocol):
-    """What generation and evaluation need of a back end."""
+
+class Cache(Protocol):
+    """The keys and values of one layer, for the positions read so far."""
+
+    capacity: int
+    position: int
+
+
+C = TypeVar("C", bound=Cache)
+
+
+class Model(Protocol[C]):
+    """What generation, evaluation and export need of a back end, whose caches are of its own kind."""
 
     backend: str
     config: ModelConfig
 
-    def new_cache(self, capacity: int) -> Any:
-        """Room for `capacity` positions."""
+    def new_cache(self, capacity: int) -> list[C]:
+        """Room for `capacity` positions in each layer."""
         ...
 
-    def next_logits(self, ids: Sequence[int], cache: Any) -> Any:
+    def next_logits(self, ids: Sequence[int], cache: list[C]) -> Any:
         """Append ids to the cache -> logits (V,) of the next id; reading them as an array waits for them."""
         ...
 
@@ -36,9 +52,16 @@ class LanguageModel(Protocol):
         """(B, T) -> (B, T, V)"""
         ...
 
+    def losses(self, inputs: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+        """(B, T) twice -> (B, T), the cross-entropy of each target in nats."""
+        ...
+
+
+LanguageModel: TypeAlias = Model[Any]
+
 
 def load(path: Path | str, backend: str = "auto") -> tuple[LanguageModel, Tokenizer]:
-    """Open a model folder on `backend`: "mlx", "numpy", or "auto" for MLX wherever it can be imported.
+    """Open a model folder to generate from, on `backend`: "mlx", "numpy", or "auto" for what is faster here.
 
     Raises TinyLMError for a folder that is not a whole, consistent model.
     """
@@ -46,43 +69,22 @@ def load(path: Path | str, backend: str = "auto") -> tuple[LanguageModel, Tokeni
     return load_model(folder, backend), folder.tokenizer
 
 
-def load_model(folder: ModelFolder, backend: str = "auto") -> LanguageModel:
-    """The model of an opened folder on a back end; see `load`."""
-    if backend not in ("auto", "mlx", "numpy"):
+def load_model(folder: ModelFolder, backend: str = "auto", *, spread: bool = False) -> LanguageModel:
+    """The model of an opened folder on a back end; `spread` for evaluation, as in `devices.prepare`.
+
+    "auto" takes MLX wherever it can be imported, but NumPy to generate from a small model where MLX has only a CPU.
+    """
+    if backend not in BACKENDS:
         raise TinyLMError(f"no back end {backend!r}; there are auto, mlx and numpy")
-    if backend == "mlx" and not has_mlx():
-        raise TinyLMError(MLX_MISSING)
-    if backend == "numpy" or not has_mlx():
+    small = not spread and count_parameters(folder.config) <= SMALL
+    if backend == "numpy" or (backend == "auto" and small and mlx_has_only_a_cpu()):
+        compute = None
+    else:
+        compute = prepare(spread=spread) if backend == "mlx" else prepare_if_possible(spread=spread)
+    if compute is None:
         from mlx_tinylm.backend.numpy_model import NumpyModel
 
         return NumpyModel.load(folder)
     from mlx_tinylm.backend.mlx_model import MLXModel
 
-    return MLXModel.load(folder)
-
-
-MLX_MISSING = (
-    "MLX is not installed here. On a Mac with Apple silicon: pip install mlx-tinylm; "
-    "on Linux: pip install 'mlx-tinylm[cpu]' (or [cuda])"
-)
-
-
-def has_mlx() -> bool:
-    """Whether MLX can be imported; on Linux its wheel alone, without the one of a back end, cannot."""
-    from mlx_tinylm.backend.blas import use_fast_blas
-
-    use_fast_blas()
-    try:
-        import mlx.core  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-def require_mlx(device: str = "auto") -> None:
-    """Make sure MLX is there and computes on `device`: "cpu", "gpu" or "auto"; raises TinyLMError if it cannot."""
-    if not has_mlx():
-        raise TinyLMError(MLX_MISSING)
-    from mlx_tinylm.backend.devices import use_device
-
-    use_device(device)
+    return MLXModel.load(folder, compute)

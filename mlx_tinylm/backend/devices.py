@@ -1,17 +1,100 @@
-"""Where MLX computes."""
+"""Set up computing: one explicit call, which must come before MLX is imported.
+
+What it changes belongs to the whole process: the BLAS behind MLX's matrix products and its threads, MLX's default
+device, the order in which MLX dispatches work, and the allocator. Nothing else here or elsewhere changes any of it.
+"""
 
 from __future__ import annotations
 
-import mlx.core as mx
+import contextlib
+import ctypes
+import importlib.metadata
+import os
+import platform
+from dataclasses import dataclass
 
-from mlx_tinylm.backend.lanes import take_turns
+from mlx_tinylm.backend import DEVICES
+from mlx_tinylm.backend.blas import Blas, cpus, open_fast_blas, set_threads
+from mlx_tinylm.checks import check
 from mlx_tinylm.errors import TinyLMError
 
+MLX_MISSING = (
+    "MLX is not installed here. On a Mac with Apple silicon: pip install mlx-tinylm; "
+    "on Linux: pip install 'mlx-tinylm[cpu]' (or [cuda])"
+)
+BREADTH = "1000"  # more than any level of a training step's graph is wide
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
-def use_device(name: str) -> None:
-    """Compute on the "cpu" or the "gpu" from now on, or where MLX does by itself ("auto")."""
-    if name != "auto":
-        if not mx.is_available(mx.Device(getattr(mx, name), 0)):
-            raise TinyLMError(f"MLX has no {name} here; leave out --device")
-        mx.set_default_device(getattr(mx, name))
-    take_turns()
+
+@dataclass(frozen=True)
+class Compute:
+    """What computes, once it is set up; handed down to whatever starts work on it."""
+
+    device: str  # "cpu" or "gpu"
+    streams: int  # how many MLX streams independent work is spread over; a GPU is parallel inside and has one
+    blas_threads: int | None  # of one matrix product on a CPU; None where its BLAS cannot be told
+    blas: Blas
+
+
+def prepare(device: str = "auto", *, spread: bool = False) -> Compute:
+    """Set up MLX on the "cpu" or the "gpu", or where it computes already ("auto").
+
+    May be called again: the same call changes nothing, and of different ones the last counts, for the whole process.
+
+    `spread` is for training and evaluation, whose batches can be cut up: on a CPU a stream a core, and one BLAS
+    thread in each. Otherwise one stream, and all cores in each matrix product.
+    Raises TinyLMError where MLX cannot be imported or has no such device.
+    """
+    check(device in DEVICES, f"no device {device!r}; there are {', '.join(DEVICES)}")
+    blas = open_fast_blas()
+    try:
+        import mlx.core as mx
+    except ImportError:  # on Linux its wheel alone, without the one of a back end, cannot be imported
+        raise TinyLMError(MLX_MISSING) from None
+    if device != "auto":
+        if not mx.is_available(mx.Device(getattr(mx, device), 0)):
+            raise TinyLMError(f"MLX has no {device} here; leave out --device")
+        mx.set_default_device(getattr(mx, device))
+    if mx.default_device() == mx.gpu:
+        return Compute("gpu", 1, None, blas)
+    _dispatch_breadth_first()
+    if spread:
+        _keep_freed_memory()
+    streams = cpus() if spread else 1
+    return Compute("cpu", streams, set_threads(cpus() // streams), blas)
+
+
+def prepare_if_possible(*, spread: bool = False) -> Compute | None:
+    """`prepare`, or None where MLX cannot be imported."""
+    try:
+        return prepare(spread=spread)
+    except TinyLMError:
+        return None
+
+
+def mlx_has_only_a_cpu() -> bool:
+    """Whether of MLX's wheels that compute only the one for CPUs is installed; known without importing MLX."""
+
+    def installed(wheel: str) -> bool:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return bool(importlib.metadata.version(wheel))
+        return False
+
+    return installed("mlx-cpu") and not any(map(installed, ("mlx-cuda", "mlx-cuda-12", "mlx-cuda-13")))
+
+
+def _dispatch_breadth_first() -> None:
+    """Let MLX dispatch a graph level by level, so that the streams all have work; read when it first computes.
+
+    It walks a graph breadth first up to a width (20 unless told), then depth first: that is one stream's whole pass,
+    and at ten operations under way it waits, while the other streams are idle.
+    """
+    os.environ.setdefault("MLX_BFS_MAX_WIDTH", BREADTH)
+
+
+def _keep_freed_memory() -> None:
+    """Let the allocator keep large freed blocks: glibc returns them at once, and every operation gets zeroed pages."""
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        for parameter, value in ((_M_MMAP_THRESHOLD, 1 << 30), (_M_TRIM_THRESHOLD, 2**31 - 1)):
+            libc.mallopt(parameter, value)

@@ -1,63 +1,30 @@
-"""Work that is spread over the CPU's cores: each of MLX's CPU streams is a thread of its own.
+"""Independent work spread over a CPU's cores: each of MLX's CPU streams is a thread of its own, a lane.
 
-MLX's CPU back end runs one operation after the other, most of them on one core. Two halves of a batch on two streams
-keep two cores busy with everything, not only with matrix products, as long as their operations are handed out in
-turn: see `take_turns`. A GPU has one lane: it is parallel inside.
+MLX's CPU back end runs the operations of a stream one after the other, most of them on one core. Parts of a batch on
+several streams keep as many cores busy with everything, not only with matrix products.
 """
 
 from __future__ import annotations
 
-import ctypes
-import functools
-import os
-import platform
+import threading
 
 import mlx.core as mx
 
-from mlx_tinylm.backend.blas import cpus, set_threads
-from mlx_tinylm.models.ops import on_cpu
+from mlx_tinylm.backend.devices import Compute
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+_made = threading.local()  # a stream belongs to the thread that made it
 
 
-def lanes(most: int) -> list[mx.Stream]:
-    """The streams to spread `most` independent pieces of work over, one a core at most."""
-    if not on_cpu():
+def streams(compute: Compute, most: int) -> list[mx.Stream]:
+    """The streams to spread `most` independent pieces of work over: at most `compute.streams`, at least one."""
+    if compute.streams == 1:
         return [mx.default_stream(mx.default_device())]
-    streams = _cpu_streams()[:most]
-    if len(streams) > 1:
-        set_threads(1)  # the lanes use the cores; BLAS threads would fight over them, spinning
-        _keep_freed_memory()
-    return streams
+    ours: list[mx.Stream] = vars(_made).setdefault("streams", [])
+    while len(ours) < compute.streams:
+        ours.append(mx.new_stream(mx.cpu))
+    return ours[: min(most, compute.streams)]
 
 
-def shares(count: int, parts: int) -> list[slice]:
+def shards(count: int, parts: int) -> list[slice]:
     """`count` things in `parts` pieces of nearly equal length."""
     return [slice(count * i // parts, count * (i + 1) // parts) for i in range(parts)]
-
-
-def take_turns() -> None:
-    """Let MLX hand out work level by level, not lane by lane; must come before MLX first computes anything.
-
-    It walks a graph breadth first only up to a width (20 unless told), then depth first: one lane's whole pass, and
-    at ten operations under way it waits, while the other lane's core is idle. That cost a third of a step's time.
-    """
-    if on_cpu():
-        os.environ.setdefault("MLX_BFS_MAX_WIDTH", "1000")
-
-
-@functools.cache
-def _cpu_streams() -> list[mx.Stream]:
-    return [mx.new_stream(mx.cpu) for _ in range(cpus())]
-
-
-@functools.cache
-def _keep_freed_memory() -> None:
-    """Let the allocator keep large freed blocks.
-
-    glibc returns them to the system at once, so every operation pays for fresh, zeroed pages: a tenth of a step's time.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        for parameter, value in ((_M_MMAP_THRESHOLD, 1 << 30), (_M_TRIM_THRESHOLD, 2**31 - 1)):
-            libc.mallopt(parameter, value)

@@ -17,7 +17,7 @@ from mlx_tinylm.model_folder.quantization import dequantised
 from mlx_tinylm.model_folder.tensor_files import Tensors
 from mlx_tinylm.numpy_models.cache import KVCache
 from mlx_tinylm.numpy_models.gpt2 import GPT2
-from mlx_tinylm.numpy_models.packing import packed
+from mlx_tinylm.numpy_models.packing import in_one_block
 from mlx_tinylm.numpy_models.qwen3 import Qwen3
 
 
@@ -43,14 +43,18 @@ class NumpyModel:
     def next_logits(self, ids: Sequence[int], cache: list[KVCache]) -> npt.NDArray[np.float32]:
         """Append ids to the cache -> the logits (V,) of the id that follows."""
         with _quiet():
-            x = self.network.stack(np.asarray(ids), cache)
+            x = self.network.hidden_states(np.asarray(ids), cache)
             logits: npt.NDArray[np.float32] = self.network.head(x[-1:])[0]
             return logits
 
     def logits(self, ids: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """(B, T) -> (B, T, V) float32."""
         with _quiet():
-            return np.stack([self.network.head(self.network.stack(row)) for row in ids])
+            return np.stack([self.network.head(self.network.hidden_states(row)) for row in ids])
+
+    def losses(self, inputs: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+        """(B, T) twice -> (B, T), the cross-entropy of each target in nats."""
+        return cross_entropy(self.logits(inputs), targets)
 
 
 def build(config: ModelConfig, tensors: Tensors) -> GPT2 | Qwen3:
@@ -58,8 +62,17 @@ def build(config: ModelConfig, tensors: Tensors) -> GPT2 | Qwen3:
     if config.quantization:
         tensors = dequantised(tensors, config.quantization)
     if not isinstance(config, GPT2Config):
-        return packed(Qwen3.prepare(config, tensors))
-    return packed(GPT2.prepare(config, tensors))
+        return in_one_block(Qwen3.prepare(config, tensors))
+    return in_one_block(GPT2.prepare(config, tensors))
+
+
+def cross_entropy(logits: npt.NDArray[np.float32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+    """(B, T, V) and (B, T) -> (B, T) nats"""
+    with _quiet():  # minus infinity, whose exponential is the right 0
+        shifted = logits - logits.max(axis=-1, keepdims=True)
+        chosen = np.take_along_axis(shifted, targets[..., None], axis=-1)[..., 0]
+        losses: npt.NDArray[np.float32] = np.log(np.exp(shifted).sum(axis=-1)) - chosen
+    return losses
 
 
 def _quiet() -> np.errstate:

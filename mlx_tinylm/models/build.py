@@ -1,5 +1,7 @@
 """A model of a configured shape, and its weights from the stored tensors."""
 
+from typing import TypeAlias
+
 import mlx.core as mx
 import mlx.nn as nn
 
@@ -9,18 +11,22 @@ from mlx_tinylm.model_folder.tensor_files import Tensors
 from mlx_tinylm.models.gpt2 import GPT2
 from mlx_tinylm.models.qwen3 import Qwen3
 
+Model: TypeAlias = GPT2 | Qwen3
 
-def build(config: ModelConfig, dropout: float = 0.0) -> GPT2 | Qwen3:
-    """A model of the shape `config` describes; its weights are MLX's defaults until loaded or initialised."""
-    model = GPT2(config, dropout) if isinstance(config, GPT2Config) else Qwen3(config, dropout)
+
+def build(config: ModelConfig, dropout: float = 0.0) -> Model:
+    """A model of the shape `config` describes; its weights are MLX's defaults until loaded or initialised.
+
+    `dropout` is the part of the activations that is dropped where the model is called with `dropout_keys`.
+    """
+    model: Model = GPT2(config, dropout) if isinstance(config, GPT2Config) else Qwen3(config, dropout)
     if config.quantization:
         group, bits = config.quantization.group_size, config.quantization.bits
         nn.quantize(model, group, bits, class_predicate=lambda _, layer: is_quantisable(layer, group))
-    model.eval()
     return model
 
 
-def load_stored(model: GPT2 | Qwen3, tensors: Tensors) -> None:
+def load_stored(model: Model, tensors: Tensors) -> None:
     """Fill in tensors in the stored layout, all of the model's."""
     stored = transposed(tensors) if model.config.family == "gpt2" else tensors
     model.load_weights([(name, mx.array(tensor)) for name, tensor in stored.items()])

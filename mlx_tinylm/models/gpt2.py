@@ -1,6 +1,6 @@
 """GPT-2 (Radford et al. 2019) in MLX; the attribute names are the names of the stored tensors.
 
-Shapes: B batch, T time, D width, H heads, K head size, V vocabulary.
+Shapes: B batch, T time, D width, H heads, K head size, V vocabulary, P places of dropout.
 Differences: attention weights have no dropout of their own (the fused attention has none).
 """
 
@@ -11,7 +11,7 @@ import mlx.nn as nn
 
 from mlx_tinylm.model_folder.config import GPT2Config
 from mlx_tinylm.models.cache import KVCache
-from mlx_tinylm.models.ops import attention, gelu
+from mlx_tinylm.models.ops import attention, dropout, gelu
 
 
 class Attention(nn.Module):
@@ -43,40 +43,45 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, config: GPT2Config, dropout: float) -> None:
+    def __init__(self, config: GPT2Config, layer: int, rate: float) -> None:
         super().__init__()
         self.ln_1 = nn.LayerNorm(config.width, config.norm_eps)
         self.attn = Attention(config)
         self.ln_2 = nn.LayerNorm(config.width, config.norm_eps)
         self.mlp = MLP(config)
-        self.dropout = nn.Dropout(dropout)
+        self.place, self.rate = 1 + 2 * layer, rate
 
-    def __call__(self, x: mx.array, cache: KVCache | None) -> mx.array:
-        x = x + self.dropout(self.attn(self.ln_1(x), cache))
-        return x + self.dropout(self.mlp(self.ln_2(x)))
+    def __call__(self, x: mx.array, cache: KVCache | None, keys: mx.array | None) -> mx.array:
+        x = x + dropout(self.attn(self.ln_1(x), cache), keys, self.place, self.rate)
+        return x + dropout(self.mlp(self.ln_2(x)), keys, self.place + 1, self.rate)
 
 
 class GPT2(nn.Module):
-    """ids (B, T) -> logits (B, T, V). Ids are the caller's to keep inside the table; positions past it: ValueError."""
+    """ids (B, T) -> logits (B, T, V). Ids are the caller's to keep inside the table; positions past it: ValueError.
 
-    def __init__(self, config: GPT2Config, dropout: float = 0.0) -> None:
+    With `dropout_keys` (B, P, 2), one for each window and place, activations are dropped at `rate`.
+    """
+
+    def __init__(self, config: GPT2Config, rate: float = 0.0) -> None:
         super().__init__()
         self.config = config
         self.wte = nn.Embedding(config.vocab_size, config.width)
         self.wpe = nn.Embedding(config.context, config.width)
-        self.h = [Block(config, dropout) for _ in range(config.layers)]
+        self.h = [Block(config, layer, rate) for layer in range(config.layers)]
         self.ln_f = nn.LayerNorm(config.width, config.norm_eps)
-        self.dropout = nn.Dropout(dropout)
+        self.rate = rate
         if not config.tied:
             self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
 
-    def __call__(self, ids: mx.array, cache: list[KVCache] | None = None) -> mx.array:
+    def __call__(
+        self, ids: mx.array, cache: list[KVCache] | None = None, dropout_keys: mx.array | None = None
+    ) -> mx.array:
         start = cache[0].position if cache else 0
         if start + ids.shape[1] > self.config.context:
             raise ValueError(f"positions end at {self.config.context}; MLX would read past the table")
         positions = mx.arange(start, start + ids.shape[1])
-        x = self.dropout(self.wte(ids) + self.wpe(positions))  # (B, T, D)
+        x = dropout(self.wte(ids) + self.wpe(positions), dropout_keys, 0, self.rate)  # (B, T, D)
         for layer, block in enumerate(self.h):
-            x = block(x, cache[layer] if cache else None)
+            x = block(x, cache[layer] if cache else None, dropout_keys)
         x = self.ln_f(x)
         return self.wte.as_linear(x) if self.config.tied else self.lm_head(x)

@@ -1,6 +1,7 @@
 """Qwen3 (Yang et al. 2025) in MLX; the attribute names are the names of the stored tensors.
 
-Shapes: B batch, T time, D width, H heads, G key-value heads, K head size, V vocabulary.
+Shapes: B batch, T time, D width, H heads, G key-value heads, K head size, V vocabulary, P places of
+dropout.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import mlx.nn as nn
 
 from mlx_tinylm.model_folder.config import Qwen3Config
 from mlx_tinylm.models.cache import KVCache
-from mlx_tinylm.models.ops import attention, rope, silu
+from mlx_tinylm.models.ops import attention, dropout, rope, silu
 
 
 class Attention(nn.Module):
@@ -56,46 +57,52 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, config: Qwen3Config, dropout: float) -> None:
+    def __init__(self, config: Qwen3Config, layer: int, rate: float) -> None:
         super().__init__()
         self.input_layernorm = nn.RMSNorm(config.width, config.norm_eps)
         self.self_attn = Attention(config)
         self.post_attention_layernorm = nn.RMSNorm(config.width, config.norm_eps)
         self.mlp = MLP(config)
-        self.dropout = nn.Dropout(dropout)
+        self.place, self.rate = 1 + 2 * layer, rate
 
-    def __call__(self, x: mx.array, cache: KVCache | None) -> mx.array:
-        x = x + self.dropout(self.self_attn(self.input_layernorm(x), cache))
-        return x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
+    def __call__(self, x: mx.array, cache: KVCache | None, keys: mx.array | None) -> mx.array:
+        x = x + dropout(self.self_attn(self.input_layernorm(x), cache), keys, self.place, self.rate)
+        return x + dropout(self.mlp(self.post_attention_layernorm(x)), keys, self.place + 1, self.rate)
 
 
-class Stack(nn.Module):
+class Transformer(nn.Module):
     """Everything but the head: ids (B, T) -> (B, T, D)."""
 
-    def __init__(self, config: Qwen3Config, dropout: float) -> None:
+    def __init__(self, config: Qwen3Config, rate: float) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
-        self.layers = [Block(config, dropout) for _ in range(config.layers)]
+        self.layers = [Block(config, layer, rate) for layer in range(config.layers)]
         self.norm = nn.RMSNorm(config.width, config.norm_eps)
-        self.dropout = nn.Dropout(dropout)
+        self.rate = rate
 
-    def __call__(self, ids: mx.array, cache: list[KVCache] | None) -> mx.array:
-        x = self.dropout(self.embed_tokens(ids))
+    def __call__(self, ids: mx.array, cache: list[KVCache] | None, dropout_keys: mx.array | None) -> mx.array:
+        x = dropout(self.embed_tokens(ids), dropout_keys, 0, self.rate)
         for layer, block in enumerate(self.layers):
-            x = block(x, cache[layer] if cache else None)
-        return self.norm(x)
+            x = block(x, cache[layer] if cache else None, dropout_keys)
+        y: mx.array = self.norm(x)
+        return y
 
 
 class Qwen3(nn.Module):
-    """ids (B, T) -> logits (B, T, V). Ids are the caller's to keep inside the table."""
+    """ids (B, T) -> logits (B, T, V). Ids are the caller's to keep inside the table.
 
-    def __init__(self, config: Qwen3Config, dropout: float = 0.0) -> None:
+    With `dropout_keys` (B, P, 2), one for each window and place, activations are dropped at `rate`.
+    """
+
+    def __init__(self, config: Qwen3Config, rate: float = 0.0) -> None:
         super().__init__()
         self.config = config
-        self.model = Stack(config, dropout)
+        self.model = Transformer(config, rate)
         if not config.tied:
             self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
 
-    def __call__(self, ids: mx.array, cache: list[KVCache] | None = None) -> mx.array:
-        x = self.model(ids, cache)
+    def __call__(
+        self, ids: mx.array, cache: list[KVCache] | None = None, dropout_keys: mx.array | None = None
+    ) -> mx.array:
+        x = self.model(ids, cache, dropout_keys)
         return self.model.embed_tokens.as_linear(x) if self.config.tied else self.lm_head(x)

@@ -44,7 +44,7 @@ class Block:
 
 @dataclass(frozen=True)
 class GPT2:
-    """The prepared parameters; `stack`, then `head`, take ids (T,) to logits (T, V)."""
+    """The prepared parameters; `hidden_states`, then `head`, take ids (T,) to logits (T, V)."""
 
     config: GPT2Config
     wte: Array  # (V, D)
@@ -64,7 +64,7 @@ class GPT2:
         c = self.config
         return [KVCache(capacity, c.heads, c.head_dim, slides=False) for _ in self.h]
 
-    def stack(self, ids: npt.NDArray[Any], cache: list[KVCache] | None = None) -> Array:
+    def hidden_states(self, ids: npt.NDArray[Any], cache: list[KVCache] | None = None) -> Array:
         """Everything but the head: ids (T,) -> (T, D). Raises ValueError past the last learned position."""
         eps = self.config.norm_eps
         start = cache[0].position if cache else 0

@@ -1,7 +1,7 @@
 """All parameters of a model in one block of memory.
 
 Each new id reads every one of them. Linux backs an array of 4 MiB or more with huge pages, where NumPy asks for
-them; hundreds of small arrays lie on thousands of small pages, whose look-up costs up to a third of a step.
+them; hundreds of small arrays lie on thousands of small pages, each of which has to be looked up.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ LINE = 16  # numbers in a cache line
 Parameters = TypeVar("Parameters")
 
 
-def packed(parameters: Parameters) -> Parameters:
+def in_one_block(parameters: Parameters) -> Parameters:
     """The same tree of dataclasses and lists, its float32 arrays copied into one."""
-    rooms: list[int] = []
+    sizes: list[int] = []
 
     def counted(array: Array) -> Array:
-        rooms.append(-(-array.size // LINE) * LINE)
+        sizes.append(-(-array.size // LINE) * LINE)
         return array
 
     _mapped(parameters, counted)
-    block = np.empty(sum(rooms), np.float32)
-    places = iter(np.split(block, np.cumsum(rooms)[:-1]))
+    block = np.empty(sum(sizes), np.float32)
+    places = iter(np.split(block, np.cumsum(sizes)[:-1]))
 
     def copied(array: Array) -> Array:
         place = next(places)[: array.size].reshape(array.shape)
         place[...] = array
         return place
 
-    result: Parameters = _mapped(parameters, copied)
-    return result
+    arranged: Parameters = _mapped(parameters, copied)
+    return arranged
 
 
 def _mapped(part: Any, change: Callable[[Array], Array]) -> Any:

@@ -34,7 +34,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Qwen3:
-    """The prepared parameters; `stack`, then `head`, take ids (T,) to logits (T, V)."""
+    """The prepared parameters; `hidden_states`, then `head`, take ids (T,) to logits (T, V)."""
 
     config: Qwen3Config
     embed_tokens: Array  # (V, D)
@@ -56,7 +56,7 @@ class Qwen3:
         c = self.config
         return [KVCache(capacity, c.kv_heads, c.head_dim, slides=True) for _ in self.layers]
 
-    def stack(self, ids: npt.NDArray[Any], cache: list[KVCache] | None = None) -> Array:
+    def hidden_states(self, ids: npt.NDArray[Any], cache: list[KVCache] | None = None) -> Array:
         """Everything but the head: ids (T,) -> (T, D)."""
         eps = self.config.norm_eps
         turns = rope(self.frequencies, cache[0].position if cache else 0, len(ids))

@@ -1,13 +1,13 @@
 """MLX against NumPy: the same folder gives the same logits and, from the same seed, the same text.
 
 Both sums run in float32 in another order, so logits of size 1 to 5 differ by about 1e-5. A wrong eps, GELU,
-scale or position shows at 1e-3 and above.
+scale or position shows at 1e-3 and above. That NumPy's side is another program is shown by tests/test_house.py,
+where it computes in a process without MLX.
 """
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,52 +18,50 @@ import mlx.utils
 import numpy as np
 import numpy.typing as npt
 import pytest
-from conftest import random_folder, random_tensors
+from conftest import random_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import mlx_tinylm
-from mlx_tinylm.backend.choose import load
-from mlx_tinylm.backend.mlx_model import MLXModel
-from mlx_tinylm.backend.numpy_model import NumpyModel
+from mlx_tinylm.backend.choose import LanguageModel, load
 from mlx_tinylm.generation import generate, stream_generate
 from mlx_tinylm.model_folder.config import GPT2Config, ModelConfig, Quantization, Qwen3Config
-from mlx_tinylm.model_folder.layout import transposed
-from mlx_tinylm.model_folder.quantization import dequantise
+from mlx_tinylm.model_folder.quantization import dequantised
 from mlx_tinylm.model_folder.tensor_files import write_tensors
 from mlx_tinylm.models.build import build
-from mlx_tinylm.sampling import SampleConfig
+from mlx_tinylm.sample_config import SampleConfig
 
 TOLERANCE = 5e-5
 
-GPT2_TIED = GPT2Config(vocab_size=67, context=256, width=60, layers=3, heads=5)
-QWEN3_TIED = Qwen3Config(vocab_size=67, context=256, width=60, layers=3, heads=6, kv_heads=2, head_dim=14, hidden=101)
+GPT2 = GPT2Config(vocab_size=67, context=256, width=60, layers=3, heads=5)
+QWEN3 = Qwen3Config(vocab_size=67, context=256, width=60, layers=3, heads=6, kv_heads=2, head_dim=14, hidden=101)
 CONFIGS: dict[str, ModelConfig] = {
-    "gpt2": GPT2_TIED,
-    "gpt2-untied": replace(GPT2_TIED, tied=False, norm_eps=1e-3),
-    "qwen3": QWEN3_TIED,
-    "qwen3-untied": replace(QWEN3_TIED, tied=False, norm_eps=1e-3, rope_theta=1e6, kv_heads=6),
-    "gpt2-4bit": replace(GPT2_TIED, width=64, heads=4, quantization=Quantization(4, 64)),
-    "gpt2-8bit-untied": replace(GPT2_TIED, width=64, heads=4, tied=False, quantization=Quantization(8, 32)),
-    "qwen3-4bit": replace(QWEN3_TIED, width=64, head_dim=32, hidden=96, quantization=Quantization(4, 32)),
+    "gpt2": GPT2,
+    "gpt2-untied": replace(GPT2, tied=False, norm_eps=1e-3),
+    "qwen3": QWEN3,
+    "qwen3-untied": replace(QWEN3, tied=False, norm_eps=1e-3, rope_theta=1e6, kv_heads=6),
+    "gpt2-4bit": replace(GPT2, width=64, heads=4, quantization=Quantization(4, 64)),
+    "gpt2-8bit-untied": replace(GPT2, width=64, heads=4, tied=False, quantization=Quantization(8, 32)),
+    "qwen3-4bit": replace(QWEN3, width=64, head_dim=32, hidden=96, quantization=Quantization(4, 32)),
     "qwen3-8bit-untied": replace(
-        QWEN3_TIED, width=128, head_dim=64, hidden=256, tied=False, quantization=Quantization(8, 128)
+        QWEN3, width=128, head_dim=64, hidden=256, tied=False, quantization=Quantization(8, 128)
     ),
 }
 every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+each_family = pytest.mark.parametrize("config", [GPT2, QWEN3], ids=lambda config: config.family)
+Pair = tuple[LanguageModel, LanguageModel]
 
 
 @pytest.fixture
-def both(tmp_path: Path, config: ModelConfig) -> tuple[MLXModel, NumpyModel]:
+def both(tmp_path: Path, config: ModelConfig) -> Pair:
     """One folder of random weights, opened on both back ends."""
     return opened_twice(random_folder(tmp_path / "random", config))
 
 
-def opened_twice(folder: Path) -> tuple[MLXModel, NumpyModel]:
-    mlx_side, _ = load(folder, "mlx")
-    numpy_side, _ = load(folder, "numpy")
-    assert isinstance(mlx_side, MLXModel)
-    assert isinstance(numpy_side, NumpyModel)
+def opened_twice(folder: Path) -> Pair:
+    mlx_side, numpy_side = (load(folder, backend)[0] for backend in ("mlx", "numpy"))
+    assert (mlx_side.backend, numpy_side.backend) == ("mlx", "numpy")
+    assert isinstance(mlx_side.next_logits([0], mlx_side.new_cache(1)), mx.array)
+    assert isinstance(numpy_side.next_logits([0], numpy_side.new_cache(1)), np.ndarray)
     return mlx_side, numpy_side
 
 
@@ -78,86 +76,46 @@ def check_close(mlx_logits: Any, numpy_logits: npt.NDArray[Any], case: object = 
     np.testing.assert_allclose(numpy_logits, expected, atol=TOLERANCE, rtol=0, err_msg=str(case))
 
 
-NUMPY_ALONE = """
-import sys
-sys.modules["mlx"] = None
-import numpy as np
-from mlx_tinylm.backend.choose import load
-model, _ = load(sys.argv[1])
-assert model.backend == "numpy"
-np.save(sys.argv[2], model.logits(np.load(sys.argv[3])))
-"""
-
-
-@pytest.mark.parametrize("config", [GPT2_TIED, QWEN3_TIED], ids=lambda c: c.family)
-def test_the_two_sides_are_different_programs(config: ModelConfig, tmp_path: Path) -> None:
-    """NumPy gives MLX's logits in a process that cannot import MLX; the MLX side computes with MLX arrays."""
-    folder = random_folder(tmp_path / "random", config)
-    ids = some_ids(config, 2, 9)
-    np.save(tmp_path / "ids.npy", ids)
-    arguments = [folder, tmp_path / "logits.npy", tmp_path / "ids.npy"]
-    subprocess.run(
-        [sys.executable, "-c", NUMPY_ALONE, *map(str, arguments)],
-        cwd=Path(mlx_tinylm.__file__).parents[1],
-        check=True,
-        timeout=60,
-    )
-    mlx_side, _ = load(folder)
-    assert isinstance(mlx_side, MLXModel)
-    assert isinstance(mlx_side.next_logits([1], mlx_side.new_cache(1)), mx.array)
-    check_close(mlx_side.logits(ids), np.load(tmp_path / "logits.npy"))
-
-
 @every_config
-def test_full_forward(both: tuple[MLXModel, NumpyModel], config: ModelConfig) -> None:
-    """The full forward pass agrees at one id, two, one less than the context, and the context."""
+def test_full_forward(both: Pair, config: ModelConfig) -> None:
+    """The full forward pass and its losses agree at one id, two, one less than the context, and the context."""
     mlx_side, numpy_side = both
     for T in (1, 2, config.context - 1, config.context):
-        ids = some_ids(config, 1, T)
-        check_close(mlx_side.logits(ids), numpy_side.logits(ids), T)
+        ids = some_ids(config, 2, T + 1)
+        check_close(mlx_side.logits(ids[:, 1:]), numpy_side.logits(ids[:, 1:]), T)
+        check_close(mlx_side.losses(ids[:, :-1], ids[:, 1:]), numpy_side.losses(ids[:, :-1], ids[:, 1:]), T)
 
 
 @every_config
-def test_cached_steps(both: tuple[MLXModel, NumpyModel], config: ModelConfig) -> None:
+def test_cached_steps(both: Pair, config: ModelConfig) -> None:
     """A prompt, then one id a step up to the context, agree; qwen3 goes on past it, sliding in the cache."""
-    mlx_side, numpy_side = both
     ids = some_ids(config, 2 * config.context).tolist()
     last = config.context + 10 if config.family == "qwen3" else config.context
     prompt = config.context - 10
-    mlx_cache, numpy_cache = mlx_side.new_cache(config.context), numpy_side.new_cache(config.context)
-    check_close(mlx_side.next_logits(ids[:prompt], mlx_cache), numpy_side.next_logits(ids[:prompt], numpy_cache))
+    caches = [model.new_cache(config.context) for model in both]
+    check_close(*(model.next_logits(ids[:prompt], cache) for model, cache in zip(both, caches, strict=True)))
     for step in range(prompt, last):
-        check_close(
-            mlx_side.next_logits([ids[step]], mlx_cache),
-            numpy_side.next_logits([ids[step]], numpy_cache),
-            step,
-        )
+        check_close(*(model.next_logits([ids[step]], cache) for model, cache in zip(both, caches, strict=True)), step)
 
 
-@pytest.mark.parametrize("config", [replace(QWEN3_TIED, context=7, layers=2)], ids=["context 7"])
-def test_sliding_many_times_round(both: tuple[MLXModel, NumpyModel], config: ModelConfig) -> None:
+@pytest.mark.parametrize("config", [replace(QWEN3, context=7, layers=2)], ids=["context 7"])
+def test_sliding_many_times_round(both: Pair, config: ModelConfig) -> None:
     """At positions thirty times the context, both caches still hold the same last ids."""
-    mlx_side, numpy_side = both
-    mlx_cache, numpy_cache = mlx_side.new_cache(7), numpy_side.new_cache(7)
+    caches = [model.new_cache(7) for model in both]
     for step, id in enumerate(some_ids(config, 210).tolist()):
-        mlx_logits, numpy_logits = (
-            mlx_side.next_logits([id], mlx_cache),
-            numpy_side.next_logits([id], numpy_cache),
-        )
-        check_close(mlx_logits, numpy_logits, step)
-    assert mlx_cache[0].position == numpy_cache[0].position == 210
+        check_close(*(model.next_logits([id], cache) for model, cache in zip(both, caches, strict=True)), step)
 
 
-@pytest.mark.parametrize("config", [GPT2_TIED, QWEN3_TIED], ids=lambda c: c.family)
-def test_cached_equals_full_across_back_ends(both: tuple[MLXModel, NumpyModel], config: ModelConfig) -> None:
+@each_family
+def test_cached_equals_full_across_back_ends(both: Pair, config: ModelConfig) -> None:
     """One id a step on MLX equals the full forward pass on NumPy, and the reverse."""
-    mlx_side, numpy_side = both
     ids = some_ids(config, 1, 40)
-    mlx_full, numpy_full = mlx_side.logits(ids)[0], numpy_side.logits(ids)[0]
-    mlx_cache, numpy_cache = mlx_side.new_cache(40), numpy_side.new_cache(40)
+    mlx_full, numpy_full = (model.logits(ids)[0] for model in both)
+    caches = [model.new_cache(40) for model in both]
     for step, id in enumerate(ids[0].tolist()):
-        check_close(mlx_side.next_logits([id], mlx_cache), numpy_full[step], step)
-        check_close(mlx_full[step], numpy_side.next_logits([id], numpy_cache), step)
+        mlx_step, numpy_step = (model.next_logits([id], cache) for model, cache in zip(both, caches, strict=True))
+        check_close(mlx_step, numpy_full[step], step)
+        check_close(mlx_full[step], numpy_step, step)
 
 
 @st.composite
@@ -192,25 +150,23 @@ def odd_configs(draw: st.DrawFn) -> ModelConfig:
 @given(odd_configs())
 def test_odd_shapes(config: ModelConfig) -> None:
     """Whatever the shape, the two back ends agree on the full forward pass."""
-    tensors = random_tensors(config)
-    module = build(config)
-    linear = transposed(tensors) if config.family == "gpt2" else tensors
-    module.load_weights([(name, mx.array(tensor)) for name, tensor in linear.items()])
+    with tempfile.TemporaryDirectory() as folder:
+        mlx_side, numpy_side = opened_twice(random_folder(Path(folder), config))
     ids = some_ids(config, 2, config.context)
-    np.testing.assert_allclose(
-        NumpyModel(config, tensors).logits(ids), MLXModel(module).logits(ids), atol=TOLERANCE, rtol=0
-    )
+    np.testing.assert_allclose(numpy_side.logits(ids), mlx_side.logits(ids), atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("group", [32, 64, 128])
-def test_dequantise_undoes_what_mlx_packed(bits: int, group: int) -> None:
-    """MLX's own packed tensors come back as MLX itself gives them back."""
+def test_dequantised_undoes_what_mlx_did(bits: int, group: int) -> None:
+    """MLX's own quantised tensors come back as MLX itself gives them back."""
     matrix = mx.array(np.random.default_rng(0).standard_normal((5, 256), dtype=np.float32))
-    packed, scales, biases = mx.quantize(matrix, group_size=group, bits=bits)
-    expected = mx.dequantize(packed, scales, biases, group_size=group, bits=bits)
-    ours = dequantise(np.array(packed), np.array(scales), np.array(biases), Quantization(bits, group))
-    np.testing.assert_allclose(ours, np.array(expected), atol=1e-6, rtol=0)
+    parts = mx.quantize(matrix, group_size=group, bits=bits)
+    stored = {f"m.{name}": np.array(part) for name, part in zip(("weight", "scales", "biases"), parts, strict=True)}
+    expected = mx.dequantize(*parts, group_size=group, bits=bits)
+    ours = dequantised(stored, Quantization(bits, group))
+    assert ours.keys() == {"m.weight"}
+    np.testing.assert_allclose(ours["m.weight"], np.array(expected), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["gpt2-4bit", "qwen3-8bit-untied"])
@@ -220,51 +176,43 @@ def test_a_model_that_mlx_quantised(name: str, tmp_path: Path) -> None:
     assert config.quantization is not None
     mx.random.seed(0)
     module = build(replace(config, quantization=None))
-    bits, group_size = config.quantization.bits, config.quantization.group_size
-    nn.quantize(module, group_size=group_size, bits=bits)
+    nn.quantize(module, group_size=config.quantization.group_size, bits=config.quantization.bits)
     folder = random_folder(tmp_path / "quantised", config)
     parameters = dict(mlx.utils.tree_flatten(module.parameters()))
     write_tensors(folder / "model.safetensors", {key: np.array(value) for key, value in parameters.items()})
-    mlx_side, numpy_side = opened_twice(folder)
     ids = some_ids(config, 2, 30)
-    check_close(mlx_side.logits(ids), numpy_side.logits(ids))
+    check_close(*(model.logits(ids) for model in opened_twice(folder)))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 @pytest.mark.parametrize(
-    "config",
-    [replace(GPT2_TIED, context=100, layers=2), replace(QWEN3_TIED, context=100, layers=2)],
-    ids=lambda c: f"{c.family} context {c.context}",
+    "config", [replace(each, context=100, layers=2) for each in (GPT2, QWEN3)], ids=lambda c: c.family
 )
-def test_same_seed_same_text(
-    both: tuple[MLXModel, NumpyModel], config: ModelConfig, temperature: float, tmp_path: Path
-) -> None:
+def test_same_seed_same_text(both: Pair, temperature: float, tmp_path: Path) -> None:
     """The same seed writes the same 300 characters on both back ends, three contexts long."""
-    mlx_side, numpy_side = both
     _, tokenizer = load(tmp_path / "random", "numpy")
     settings = SampleConfig(max_tokens=320, temperature=temperature, seed=7)
-    streamed = list(stream_generate(mlx_side, tokenizer, "TO BE", settings))
-    text = "".join(stream_generate(numpy_side, tokenizer, "TO BE", settings))
+    streamed, text = ("".join(stream_generate(model, tokenizer, "TO BE", settings)) for model in both)
     assert len(text) >= 300
-    assert "".join(streamed) == text
+    assert streamed == text
     if temperature:
-        assert generate(numpy_side, tokenizer, "TO BE", replace(settings, seed=8)) != text
+        assert generate(both[1], tokenizer, "TO BE", replace(settings, seed=8)) != text
 
 
-def test_mlx_refuses_positions_past_the_end() -> None:
+@each_family
+def test_mlx_refuses_positions_past_the_end(both: Pair, config: ModelConfig) -> None:
     """MLX would read garbage past a table's end: gpt2 and the cache refuse, and the cache stays usable."""
-    model = MLXModel(build(GPT2_TIED))
-    end = GPT2_TIED.context
-    cache = model.new_cache(end)
-    model.next_logits([1] * end, cache)
-    with pytest.raises(ValueError, match="positions end at"):
-        model.next_logits([1], cache)
-    with pytest.raises(ValueError, match="positions end at"):
-        model.logits(np.ones((1, end + 1), np.int32))
-    cache = MLXModel(build(QWEN3_TIED)).new_cache(4)
-    model = MLXModel(build(QWEN3_TIED))
+    model, _ = both
+    if config.family == "gpt2":
+        end = config.context
+        cache = model.new_cache(end)
+        model.next_logits([1] * end, cache)
+        with pytest.raises(ValueError, match="positions end at"):
+            model.next_logits([1], cache)
+        with pytest.raises(ValueError, match="positions end at"):
+            model.logits(np.ones((1, end + 1), np.int32))
+    cache = model.new_cache(4)
     model.next_logits([1, 2, 3], cache)
     with pytest.raises(ValueError, match="2 positions do not fit at 3 of 4"):
         model.next_logits([4, 5], cache)
-    assert cache[0].position == 3
-    model.next_logits([4], cache)
+    check_close(model.next_logits([4], cache), model.logits(np.array([[1, 2, 3, 4]]))[0, -1])

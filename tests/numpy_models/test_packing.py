@@ -11,7 +11,7 @@ from conftest import random_folder
 from mlx_tinylm.model_folder.config import GPT2Config, ModelConfig, Qwen3Config
 from mlx_tinylm.model_folder.folder import open_folder
 from mlx_tinylm.numpy_models.gpt2 import GPT2
-from mlx_tinylm.numpy_models.packing import packed
+from mlx_tinylm.numpy_models.packing import in_one_block
 from mlx_tinylm.numpy_models.qwen3 import Qwen3
 
 CONFIGS: list[ModelConfig] = [
@@ -20,13 +20,13 @@ CONFIGS: list[ModelConfig] = [
 ]
 
 
-def test_packed(tmp_path: Path) -> None:
+def test_in_one_block(tmp_path: Path) -> None:
     """Every array of a model keeps its values and shape, in one block, and none lies over another."""
     for config in CONFIGS:
         folder = open_folder(random_folder(tmp_path / config.family, config))
         family = GPT2 if isinstance(config, GPT2Config) else Qwen3
         before = family.prepare(config, folder.tensors())  # type: ignore[arg-type]
-        after = packed(before)
+        after = in_one_block(before)
         one, other = list(arrays(before)), list(arrays(after))
         assert len(one) > 10
         for a, b in zip(one, other, strict=True):
@@ -39,7 +39,7 @@ def test_packed(tmp_path: Path) -> None:
 
 
 def arrays(part: object) -> list[np.ndarray]:
-    """The arrays of a tree, found on another way than `packed` goes."""
+    """The arrays of a tree, found on another way than `in_one_block` goes."""
     if isinstance(part, np.ndarray):
         return [part]
     inside = part if isinstance(part, list) else list(getattr(part, "__dict__", {}).values())
