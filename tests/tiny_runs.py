@@ -1,4 +1,4 @@
-"""Runs that take a moment, and the program as a command of its own: what the tests of training share."""
+"""Runs and steps that take a moment, and the program as a command of its own: what the tests of training share."""
 
 from __future__ import annotations
 
@@ -13,22 +13,35 @@ from typing import Any
 
 import numpy as np
 
+from mlx_tinylm.backend.devices import Compute, prepare
 from mlx_tinylm.model_folder.tensor_files import Tensors, read_safetensors
-from mlx_tinylm.run_folder.events import Event
+from mlx_tinylm.run_folder.events import Event, Stepped
 from mlx_tinylm.run_folder.settings import TrainConfig
+from mlx_tinylm.text.ids import Ids
 from mlx_tinylm.training import checkpoint, run
+from mlx_tinylm.training.loop import run_steps
 from mlx_tinylm.training.run import Run
-from mlx_tinylm.training.state import TrainState, kept_tensors
+from mlx_tinylm.training.state import TrainState, kept_tensors, new_state
+from mlx_tinylm.training.step import make_step
 
+# What decides a step is spelled out: these runs stay what they are when a default changes.
 PLAIN = TrainConfig(
+    family="gpt2",
     layers=1,
     heads=2,
     width=16,
     context=8,
-    batch_size=4,
-    steps=8,
+    optimizer="adamw",
     learning_rate=3e-3,
+    beta1=0.9,
+    beta2=0.95,
+    weight_decay=0.1,
+    muon_learning_rate=0.02,
+    muon_weight_decay=0.1,
     grad_clip=1.0,
+    steps=8,
+    schedule="constant",
+    batch_size=4,
     eval_every=4,
     save_every=2,
     sample_every=None,
@@ -45,6 +58,8 @@ RICH = dataclasses.replace(
     grad_accumulation_steps=2,
 )
 CONFIGS = {"gpt2-adamw": PLAIN, "qwen3-muon-dropout-ema": RICH}
+# A text without words, the same on every Python: what a run on it computes can be written down.
+IDS: Ids = (np.arange(700) ** 2 // 5 % 37).astype(np.uint16)
 SOAK = bool(os.environ.get("MLX_TINYLM_TEST_SOAK"))  # tests that take minutes
 EXECUTABLE = [sys.executable, "-c", "from mlx_tinylm.cli import main; main(prog_name='mlx-tinylm')"]
 
@@ -55,22 +70,54 @@ def write_text(path: Path, characters: int = 2_000) -> Path:
     return path
 
 
+def on_streams(count: int | None = None) -> Compute:
+    """How this machine trains, on so many CPU streams."""
+    compute = prepare(spread=True)
+    return compute if count is None else dataclasses.replace(compute, streams=count)
+
+
+def fresh(config: TrainConfig, compute: Compute | None = None) -> TrainState:
+    """The state before the first step on IDS."""
+    return new_state(config, config.model_config(vocab_size=38, eos_id=37), compute or on_streams())
+
+
+def trained(
+    config: TrainConfig, until: int, ids: Ids = IDS, *, streams: int | None = None, compiled: bool | None = None
+) -> tuple[TrainState, list[Stepped]]:
+    """The state after so many steps without a folder, and what was said of each."""
+    compute = on_streams(streams)
+    state = fresh(config, compute)
+    return state, go_on(state, config, until, ids, compute, compiled)
+
+
+def go_on(
+    state: TrainState,
+    config: TrainConfig,
+    until: int,
+    ids: Ids = IDS,
+    compute: Compute | None = None,
+    compiled: bool | None = None,
+) -> list[Stepped]:
+    step = make_step(state, config, ids, compute or on_streams(), compiled=compiled)
+    return list(run_steps(step, state, config, len(ids), until, lambda: False))
+
+
 def train(folder: Path, config: TrainConfig, text: Path, **more: Any) -> list[Event]:
     """A whole run."""
-    with run.start(folder, config, [str(text)], **more) as running:
+    with run.start(on_streams(), folder, config, [str(text)], **more) as running:
         return list(running.events())
 
 
 def resume(folder: Path, **changes: Any) -> Run:
     """Go on to the end."""
-    with run.resume(folder, changes) as running:
+    with run.resume(on_streams(), folder, changes) as running:
         list(running.events())
     return running
 
 
 def train_until(folder: Path, config: TrainConfig, text: Path, step: int) -> None:
     """A run that is asked to stop when it reports `step`; the step under way by then is finished too."""
-    with run.start(folder, config, [str(text)]) as running:
+    with run.start(on_streams(), folder, config, [str(text)]) as running:
         for event in running.events():
             if event.step >= step:
                 running.stop()

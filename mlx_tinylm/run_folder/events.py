@@ -1,10 +1,9 @@
-"""What happens in a run, as plain records."""
+"""What happens in a run, as plain records: a view matches on their types without MLX."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -18,10 +17,10 @@ class Stepped:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The whole validation split was read after `step`; `best` if no loss before was as low."""
+    """The whole validation split was read after `step`; `loss` is its mean in nats, the `best` so far or not."""
 
     step: int
-    evaluation: Any
+    loss: float
     best: bool
 
 

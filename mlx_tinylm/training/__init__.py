@@ -1,1 +1,1 @@
-"""Training: what changes (state), how it changes (optimizer, loop), and how nothing is lost (checkpoint, run)."""
+"""Training: what changes (state, average), how (batches, step, optimizer, loop), and a run in its folder (the rest)."""

@@ -1,6 +1,6 @@
-"""The windows that make up the batch of a step, and the seed of its dropout.
+"""The windows that make up the batch of a step, and the keys of their dropout: functions of the seed and the step.
 
-Shapes: A accumulated batches, B batch, T context.
+Shapes: A accumulated batches, B batch, T context, P places of dropout.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import functools
 import numpy as np
 import numpy.typing as npt
 
+from mlx_tinylm.model_folder.config import dropout_places
 from mlx_tinylm.run_folder.settings import TrainConfig
 
 
@@ -50,6 +51,15 @@ def step_offsets(config: TrainConfig, step: int, length: int) -> npt.NDArray[np.
     return offsets.reshape(config.grad_accumulation_steps, config.batch_size)
 
 
-def dropout_seed(seed: int, step: int, share: int = 0) -> int:
-    """What MLX's generator is set to before a share of the batch of step number `step`."""
-    return int(np.random.SeedSequence([seed, step, share]).generate_state(1)[0])
+def dropout_keys(config: TrainConfig, step: int) -> npt.NDArray[np.uint32] | None:
+    """A key for MLX's generator for each window and place of dropout: (A, B, P, 2), None in a run without dropout.
+
+    It depends on the seed, the step, the place, and which of the step's A x B windows it is, and on nothing else: how
+    they are accumulated, or spread over streams or machines, does not change a run.
+    """
+    if not config.dropout:
+        return None
+    A, B, P = config.grad_accumulation_steps, config.batch_size, dropout_places(config.layers)
+    # NumPy promises that these words stay the same in later versions, and that more of them begin with the same.
+    words = np.random.SeedSequence([config.seed, step]).generate_state(A * B * P * 2)
+    return words.astype(np.uint32, copy=False).reshape(A, B, P, 2)

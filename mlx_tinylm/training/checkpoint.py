@@ -1,14 +1,14 @@
 """What resuming needs, in folders that appear whole or not at all.
 
-A checkpoint is written beside its final name, flushed to the disk, then renamed. `state.json` holds the size and
-SHA-256 of the other files and its own, so a damaged checkpoint is recognised and an older one is taken.
+`state.json` holds the size and SHA-256 of the other files and its own, so a damaged checkpoint is recognised and an
+older one is taken.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.files import make_folder, read_sealed, remove, sealed, sha256_of, sync_folder, write_atomically
+from mlx_tinylm.files import folder_in_place, read_sealed, remove, sealed, sha256_of, write_atomically
 from mlx_tinylm.model_folder.tensor_files import read_safetensors, write_tensors
-from mlx_tinylm.run_folder.record import CHECKPOINTS
+from mlx_tinylm.run_folder.folder import CHECKPOINTS
 from mlx_tinylm.training.state import DIVERGED, TrainState
 
 KEEP = 2
@@ -32,37 +32,30 @@ def save(run: Path, state: TrainState, progress: dict[str, Any]) -> Path:
     Raises TinyLMError where it cannot be written, and where the weights are not finite: that would not be good to keep.
     """
     final = run / CHECKPOINTS / _name(state.step)
-    beside = final.with_name(f".{final.name}.tmp")
     if not run.is_dir():
         raise TinyLMError(f"{run}: is gone")
-    remove(beside)
-    make_folder(beside)
-    try:
-        parts = {
-            "model": state.model.parameters(),
-            "optimizer": state.optimizer.state,
-            "average": state.average,
-        }
+    with folder_in_place(final) as beside:
         files = {}
-        for name, part in parts.items():
-            path = beside / f"{name}.safetensors"
-            tensors = {key: np.array(value) for key, value in tree_flatten(part)}
+        for name, part in _parts(state).items():
+            tensors = {key: np.array(tensor) for key, tensor in part.items()}
             if not all(np.isfinite(tensor).all() for tensor in tensors.values()):
                 raise TinyLMError(f"step {state.step}: its {name} is not finite any more. {DIVERGED}")
+            path = beside / f"{name}.safetensors"
             write_tensors(path, tensors)
             files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-        content = {"step": state.step, "progress": progress, "files": files}
-        write_atomically(beside / STATE, sealed(content))
-        _drop(final)
-        os.rename(beside, final)
-        sync_folder(final.parent)
-    except OSError as error:
-        raise TinyLMError(f"{final}: cannot be written ({error.strerror})") from None
-    finally:
-        remove(beside)
+        write_atomically(beside / STATE, sealed({"step": state.step, "progress": progress, "files": files}))
     for old in saved(run)[KEEP:]:
         _drop(old)
     return final
+
+
+def _parts(state: TrainState) -> dict[str, dict[str, mx.array]]:
+    """What a checkpoint holds besides numbers: tensors by name, in a file a part."""
+    return {
+        "model": dict(tree_flatten(state.model.parameters())),
+        "optimizer": dict(tree_flatten(state.optimizer.state)),
+        "average": state.average.weights if state.average else {},
+    }
 
 
 def _drop(folder: Path) -> None:
@@ -106,29 +99,27 @@ def _load(folder: Path, state: TrainState) -> dict[str, Any]:
     content = read_sealed(folder / STATE)
     try:
         step, progress, files = int(content["step"]), dict(content["progress"]), dict(content["files"])
-        parts = dict(_verified(folder, files))
+        parts = dict(_verified(folder, _parts(state), files))
     except OSError as error:  # the disk itself is failing
         raise TinyLMError(f"{error.filename or folder}: cannot be read ({error.strerror})") from None
     except (KeyError, TypeError, ValueError) as error:
         raise TinyLMError(f"{folder / STATE}: not a checkpoint ({error!r})") from None
     if folder.name != _name(step):
         raise TinyLMError(f"{folder}: holds the checkpoint of step {step}; the folder was renamed or swapped")
-    model = dict(tree_flatten(state.model.parameters()))
-    optimizer = dict(tree_flatten(state.optimizer.state))
-    wanted = {"model": model, "optimizer": optimizer, "average": state.average}
-    for name, tensors in wanted.items():
+    for name, tensors in _parts(state).items():
         shapes = {key: tensor.shape for key, tensor in tensors.items()}
         if shapes != {key: tensor.shape for key, tensor in parts[name].items()}:
             raise TinyLMError(f"{folder}/{name}.safetensors: does not fit the settings in train.json")
     state.model.update(tree_unflatten(list(parts["model"].items())))
     state.optimizer.state = tree_unflatten(list(parts["optimizer"].items()))
-    state.average.update(parts["average"])
+    if state.average:
+        state.average.restore(step, parts["average"])
     state.step = step
     return progress
 
 
-def _verified(folder: Path, files: dict[str, Any]) -> Iterator[tuple[str, dict[str, mx.array]]]:
-    for name in ("model", "optimizer", "average"):
+def _verified(folder: Path, names: Iterable[str], files: dict[str, Any]) -> Iterator[tuple[str, dict[str, mx.array]]]:
+    for name in names:
         path = folder / f"{name}.safetensors"
         recorded = files[path.name]
         if not path.exists():

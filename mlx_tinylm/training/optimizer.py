@@ -10,14 +10,15 @@ import mlx.core as mx
 import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map
 
-from mlx_tinylm.backend.lanes import lanes, shares
+from mlx_tinylm.backend.devices import Compute
+from mlx_tinylm.backend.lanes import shards, streams
 from mlx_tinylm.run_folder.settings import TrainConfig
 
 Schedule = Callable[[mx.array], mx.array]
 DECAY_SHARE = 0.4  # of a wsd run: the part in which the learning rate falls
 
 
-def build_optimizer(config: TrainConfig) -> optim.MultiOptimizer:
+def build_optimizer(config: TrainConfig, compute: Compute) -> optim.MultiOptimizer:
     """Muon (if chosen) for the hidden matrices, AdamW with decay for the others, without for the vectors."""
     rate = schedule(config, config.learning_rate)
     betas = [config.beta1, config.beta2]
@@ -25,7 +26,7 @@ def build_optimizer(config: TrainConfig) -> optim.MultiOptimizer:
     adam_vectors = optim.AdamW(rate, betas, weight_decay=0.0, bias_correction=True)
     if config.optimizer == "adamw":
         return optim.MultiOptimizer([adam, adam_vectors], [is_matrix])
-    muon = DecayedMuon(schedule(config, config.muon_learning_rate), config.muon_weight_decay)
+    muon = DecayedMuon(schedule(config, config.muon_learning_rate), config.muon_weight_decay, compute)
     return optim.MultiOptimizer([muon, adam, adam_vectors], [is_hidden_matrix, is_matrix])
 
 
@@ -38,53 +39,71 @@ def is_hidden_matrix(name: str, tensor: mx.array) -> bool:
     return tensor.ndim == 2 and not any(table in name for table in ("wte", "wpe", "embed_tokens", "lm_head"))
 
 
+class DecayedMuon(optim.Muon):
+    """Muon (Jordan et al. 2024) with decoupled decay, w <- w (1 - rate x decay), as in Liu et al. 2025.
+
+    The decay of mlx.optimizers.Muon is added to the gradient instead, where orthogonalising drowns it, and its
+    arithmetic flattens three dimensions to two. This moves all matrices of equal shape at once: few large operations,
+    not many small ones.
+    """
+
+    def __init__(self, learning_rate: Schedule, decay: float, compute: Compute) -> None:
+        super().__init__(learning_rate, momentum=0.95, weight_decay=0.0)
+        self.decay = decay
+        self.compute = compute
+
+    def apply_gradients(self, gradients: Any, parameters: Any) -> Any:
+        """Trees of gradients and weights -> the tree of moved weights."""
+        super().apply_gradients({}, {})  # moves the schedule and the count of steps
+        return moved_in_stacks(self.apply_single, gradients, parameters, self.state, self.compute)
+
+    def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict[str, mx.array]) -> mx.array:
+        """Matrices (..., out, in) -> the moved ones; their momentum in `state` moves too."""
+        state["v"] = self.momentum * state["v"] + (1 - self.momentum) * gradient
+        update = orthogonal((1 - self.momentum) * gradient + self.momentum * state["v"], self.ns_steps)
+        rate, (rows, columns) = self.learning_rate, update.shape[-2:]
+        moved: mx.array = parameter * (1 - rate * self.decay) - rate * max(1, rows / columns) ** 0.5 * update
+        return moved
+
+
 @dataclass
 class Matrix:
-    """A weight, its gradient and its state in an optimizer, on their way through a step."""
+    """A weight (out, in) with its gradient and its state in an optimizer."""
 
     gradient: mx.array
     parameter: mx.array
     state: dict[str, mx.array]
 
 
-class DecayedMuon(optim.Muon):
-    """Muon (Jordan et al. 2024) with decoupled decay, w <- w (1 - rate x decay), as in Liu et al. 2025.
+def moved_in_stacks(
+    apply: Callable[..., mx.array], gradients: Any, parameters: Any, states: Any, compute: Compute
+) -> Any:
+    """Trees of gradients, weights and states of matrices -> the tree of weights that `apply` moved.
 
-    The decay of mlx.optimizers.Muon is added to the gradient instead, where orthogonalising drowns it, and it moves
-    one matrix after the other. Here those of equal shape move in a stack, each lane having its share of it.
+    Those of equal shape go into it as one, stacked (N, out, in), with a shard of them on each stream.
     """
+    tree = tree_map(Matrix, gradients, parameters, states)
+    by_shape: dict[tuple[int, ...], list[Matrix]] = {}
+    for matrix in dict(tree_flatten(tree)).values():
+        by_shape.setdefault(matrix.gradient.shape, []).append(matrix)
+    for matrices in by_shape.values():
+        spread = streams(compute, len(matrices))
+        for stream, shard in zip(spread, shards(len(matrices), len(spread)), strict=True):
+            with mx.stream(stream):
+                move(apply, matrices[shard])
+    return tree_map(lambda matrix: matrix.parameter, tree)
 
-    def __init__(self, learning_rate: Schedule, decay: float) -> None:
-        super().__init__(learning_rate, momentum=0.95, weight_decay=0.0)
-        self.decay = decay
 
-    def apply_gradients(self, gradients: Any, parameters: Any) -> Any:
-        """Trees of gradients and weights -> the tree of moved weights."""
-        tree = super().apply_gradients(gradients, parameters)
-        by_shape: dict[tuple[int, ...], list[Matrix]] = {}
-        for _, matrix in tree_flatten(tree):
-            by_shape.setdefault(matrix.gradient.shape, []).append(matrix)
-        for stack in by_shape.values():
-            streams = lanes(len(stack))
-            for stream, part in zip(streams, shares(len(stack), len(streams)), strict=True):
-                with mx.stream(stream):
-                    self.move(stack[part])
-        return tree_map(lambda matrix: matrix.parameter, tree)
-
-    def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict[str, mx.array]) -> Matrix:
-        """What the optimizer calls for each matrix: moves nothing yet."""
-        return Matrix(gradient, parameter, state)
-
-    def move(self, stack: list[Matrix]) -> None:
-        """One step for matrices of equal shape."""
-        gradient = mx.stack([matrix.gradient for matrix in stack])  # (N, out, in)
-        momenta = self.momentum * mx.stack([matrix.state["v"] for matrix in stack]) + (1 - self.momentum) * gradient
-        update = orthogonal((1 - self.momentum) * gradient + self.momentum * momenta, self.ns_steps)
-        rate = self.learning_rate
-        kept = mx.stack([matrix.parameter for matrix in stack]) * (1 - rate * self.decay)
-        moved = kept - rate * max(1, update.shape[1] / update.shape[2]) ** 0.5 * update
-        for matrix, momentum, parameter in zip(stack, unstacked(momenta), unstacked(moved), strict=True):
-            matrix.state["v"], matrix.parameter = momentum, parameter
+def move(apply: Callable[..., mx.array], matrices: list[Matrix]) -> None:
+    """Let `apply` move matrices of equal shape at once."""
+    state = {key: mx.stack([matrix.state[key] for matrix in matrices]) for key in matrices[0].state}
+    gradients, parameters = mx.stack([m.gradient for m in matrices]), mx.stack([m.parameter for m in matrices])
+    moved = apply(gradients, parameters, state)
+    for matrix, parameter in zip(matrices, unstacked(moved), strict=True):
+        matrix.parameter = parameter
+    for key, values in state.items():
+        for matrix, value in zip(matrices, unstacked(values), strict=True):
+            matrix.state[key] = value
 
 
 def unstacked(stack: mx.array) -> list[mx.array]:
@@ -94,19 +113,19 @@ def unstacked(stack: mx.array) -> list[mx.array]:
 
 
 def orthogonal(x: mx.array, steps: int) -> mx.array:
-    """(N, rows, columns) -> matrices with the same singular vectors and singular values near 1.
+    """(..., rows, columns) -> matrices with the same singular vectors and singular values near 1.
 
     Newton and Schulz's iteration with the coefficients of Jordan et al. 2024.
     """
-    tall = x.shape[1] > x.shape[2]
+    tall = x.shape[-2] > x.shape[-1]
     if tall:
-        x = x.swapaxes(1, 2)
-    x = x / (mx.linalg.norm(x, axis=(1, 2), keepdims=True) + 1e-7)
+        x = x.swapaxes(-1, -2)
+    x = x / (mx.linalg.norm(x, axis=[-2, -1], keepdims=True) + 1e-7)
     for _ in range(steps):
-        square = x @ x.swapaxes(1, 2)
+        square = x @ x.swapaxes(-1, -2)
         square = mx.addmm(square, square, square, alpha=2.0315, beta=-4.7750)
         x = mx.addmm(x, square, x, beta=3.4445)
-    return x.swapaxes(1, 2) if tall else x
+    return x.swapaxes(-1, -2) if tall else x
 
 
 def schedule(config: TrainConfig, peak: float) -> Schedule:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import mlx.core as mx
-import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
+from mlx_tinylm.backend.devices import Compute
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.model_folder.config import ModelConfig
 from mlx_tinylm.model_folder.layout import count_parameters, transposed
 from mlx_tinylm.model_folder.tensor_files import Tensors
-from mlx_tinylm.models.build import build, load_stored
+from mlx_tinylm.models.build import Model, build, load_stored
 from mlx_tinylm.run_folder.settings import TrainConfig
+from mlx_tinylm.training.average import Average
 from mlx_tinylm.training.optimizer import build_optimizer
 
 DIVERGED = (
@@ -31,10 +32,10 @@ DIVERGED = (
 class TrainState:
     """Everything else in a run is a pure function of its settings, the corpus and `step`."""
 
-    model: nn.Module
+    model: Model
     optimizer: optim.MultiOptimizer
     step: int = 0
-    average: dict[str, mx.array] = field(default_factory=dict)  # by tensor name; empty unless settings say ema
+    average: Average | None = None  # where the settings say ema
 
 
 def check_memory(config: TrainConfig, model_config: ModelConfig) -> None:
@@ -53,22 +54,23 @@ def check_memory(config: TrainConfig, model_config: ModelConfig) -> None:
         )
 
 
-def new_state(config: TrainConfig, model_config: ModelConfig, weights: Tensors | None = None) -> TrainState:
+def new_state(
+    config: TrainConfig, model_config: ModelConfig, compute: Compute, weights: Tensors | None = None
+) -> TrainState:
     """The state before the first step, with `weights` (stored layout) or freshly drawn ones."""
     model = build(model_config, config.dropout)
     if weights is None:
         initialise(model, config.seed)
     else:
         load_stored(model, weights)
-    optimizer = build_optimizer(config)
+    optimizer = build_optimizer(config, compute)
     optimizer.init(model.trainable_parameters())
-    average = dict(tree_flatten(model.trainable_parameters())) if config.ema else {}
-    state = TrainState(model, optimizer, 0, average)
+    average = Average(config.ema, dict(tree_flatten(model.trainable_parameters()))) if config.ema else None
     mx.eval(model.parameters(), optimizer.state)
-    return state
+    return TrainState(model, optimizer, 0, average)
 
 
-def initialise(model: nn.Module, seed: int) -> None:
+def initialise(model: Model, seed: int) -> None:
     """Draw the first weights, each tensor from a key of its own.
 
     gpt2: normal(0.02), the projections back into the residual stream smaller by sqrt(2 x layers)
@@ -77,7 +79,7 @@ def initialise(model: nn.Module, seed: int) -> None:
     """
     config = model.config
     drawn = []
-    parameters = sorted(tree_flatten(model.parameters()))
+    parameters = sorted(dict(tree_flatten(model.parameters())).items())
     keys = mx.random.split(mx.random.key(seed), len(parameters))
     for (name, tensor), key in zip(parameters, keys, strict=True):
         if tensor.ndim == 1:
@@ -98,20 +100,18 @@ def initialise(model: nn.Module, seed: int) -> None:
 
 def kept_tensors(state: TrainState) -> Tensors:
     """The weights worth keeping, averaged if the run averages, as float32 arrays in the stored layout."""
-    weights = state.average or dict(tree_flatten(state.model.parameters()))
+    weights = state.average.weights if state.average else dict(tree_flatten(state.model.parameters()))
     tensors = {name: np.array(tensor, dtype=np.float32) for name, tensor in weights.items()}
     return transposed(tensors) if state.model.config.family == "gpt2" else tensors
 
 
 @contextlib.contextmanager
-def kept_weights(state: TrainState) -> Iterator[nn.Module]:
-    """The model as it would be kept: averaged if the run averages, and without dropout."""
+def kept_weights(state: TrainState) -> Iterator[Model]:
+    """The model as it would be kept: averaged if the run averages."""
     trained = state.model.trainable_parameters()
     if state.average:
-        state.model.update(tree_unflatten(list(state.average.items())))
-    state.model.eval()
+        state.model.update(tree_unflatten(list(state.average.weights.items())))
     try:
         yield state.model
     finally:
         state.model.update(trained)
-        state.model.train()

@@ -1,0 +1,66 @@
+"""metrics.jsonl: a line a step, and what a run that was cut short leaves in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.run_folder.metrics import append, best_validation, truncate
+
+DAMAGED = [b"\xff", b"7", b"[]", b"{}", b'{"step": "1"}', b'{"step": 2, "lo', b"[" * 100_000, b""]
+
+
+def write(folder: Path, *lines: bytes) -> Path:
+    (folder / "metrics.jsonl").write_bytes(b"".join(line + b"\n" for line in lines))
+    return folder / "metrics.jsonl"
+
+
+def test_lines(tmp_path: Path) -> None:
+    """Each step is a JSON object on a line of its own."""
+    append(tmp_path, {"step": 1, "loss": 0.1})
+    append(tmp_path, {"step": 2, "loss": 1e-9})
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": 0.1}\n{"step": 2, "loss": 1e-09}\n'
+
+
+def test_what_cannot_be_written_or_read_is_named(tmp_path: Path) -> None:
+    """A file that cannot be written or read is one clear message."""
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(TinyLMError, match=r"metrics\.jsonl: cannot be written \(Is a directory\)"):
+        append(tmp_path, {"step": 1})
+    for ask in (best_validation, lambda folder: truncate(folder, 1)):
+        with pytest.raises(TinyLMError, match=r"metrics\.jsonl: cannot be read \(Is a directory\)"):
+            ask(tmp_path)
+
+
+def test_truncated(tmp_path: Path) -> None:
+    """Lines of later steps go, and damaged ones wherever they are; what stays does so byte for byte."""
+    truncate(tmp_path, 3)
+    assert not (tmp_path / "metrics.jsonl").exists()
+    path = write(tmp_path, b'{"step":  1}', *DAMAGED, b'{"step": 3, "val_loss": 1}', b'{"step": 4}')
+    path.write_bytes(path.read_bytes() + b'{"step": 2')
+    truncate(tmp_path, 3)
+    assert path.read_bytes() == b'{"step":  1}\n{"step": 3, "val_loss": 1}\n'
+
+
+@pytest.mark.parametrize(
+    ("lines", "best"),
+    [
+        ([], None),
+        ([b'{"step": 1, "loss": 1.0}'], None),
+        (
+            [b'{"step": 1, "val_loss": 2.5}', b'{"step": 2, "val_loss": 1.5}', b'{"step": 3, "val_loss": 1.75}'],
+            (2, 1.5),
+        ),
+        ([b'{"step": 1, "val_loss": 2}', b'{"step": 2, "val_loss": 2.0}'], (1, 2.0)),
+        ([b'{"step": 1, "val_loss": NaN}', b'{"step": 2, "val_loss": -Infinity}'], None),
+        ([b'{"step": 1, "val_loss": "0"}', b'{"step": 2, "val_loss": 1' + b"0" * 400 + b"}", *DAMAGED], None),
+        ([*DAMAGED, b'{"step": 9, "val_loss": 3.0}'], (9, 3.0)),
+    ],
+)
+def test_best_validation(tmp_path: Path, lines: list[bytes], best: tuple[int, float] | None) -> None:
+    """The lowest validation loss that is a number, the first of equals; damaged lines are passed over."""
+    assert best_validation(tmp_path) is None
+    write(tmp_path, *lines)
+    assert best_validation(tmp_path) == best

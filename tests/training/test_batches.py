@@ -1,0 +1,118 @@
+"""Which windows make up a step, and the keys of their dropout: pure functions of the settings and the step."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_runs import PLAIN, RICH
+
+from mlx_tinylm.run_folder.settings import TrainConfig
+from mlx_tinylm.training.batches import batch_offsets, dropout_keys, step_offsets
+
+shapes = st.tuples(st.integers(2, 40), st.integers(1, 200), st.integers(1, 7)).map(
+    lambda drawn: (drawn[0], drawn[0] + drawn[1], drawn[2])  # context, length, batch size
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(shapes, st.integers(0, 2**31 - 1), st.integers(0, 10**6))
+def test_batches_are_pure_and_in_range(shape: tuple[int, int, int], seed: int, step: int) -> None:
+    """The batch of a step depends on its arguments alone, and every window lies in the text."""
+    context, length, batch = shape
+    offsets = batch_offsets(seed, step, length, batch, context)
+    assert (offsets.dtype, offsets.shape) == (np.int32, (batch,))
+    assert offsets.min() >= 0
+    assert offsets.max() + context + 1 <= length
+    for other in (0, 3, step + 1, 10**6):  # what was asked in between does not matter
+        batch_offsets(seed + 1, other, length, batch, context)
+    assert batch_offsets(seed, step, length, batch, context).tolist() == offsets.tolist()
+
+
+@settings(max_examples=50, deadline=None)
+@given(shapes, st.integers(0, 5))
+def test_an_epoch_visits_neighbouring_windows_once(shape: tuple[int, int, int], epoch: int) -> None:
+    """Each epoch cuts the text into neighbouring windows and visits each once: no target is read twice in it."""
+    context, length, _ = shape
+    windows = max(1, (length - 1) // context - 1)
+    steps = range(epoch * windows, (epoch + 1) * windows)
+    offsets = sorted(int(batch_offsets(5, step, length, 1, context)[0]) for step in steps)
+    assert offsets == list(range(offsets[0], offsets[0] + windows * context, context))
+
+
+@settings(max_examples=50, deadline=None)
+@given(shapes, st.integers(2, 5))
+def test_batch_size_only_cuts_the_same_sequence(shape: tuple[int, int, int], count: int) -> None:
+    """Windows come in the same order whatever the batch size is, epochs' ends inside a batch included."""
+    context, length, batch = shape
+    one_by_one = [int(batch_offsets(9, i, length, 1, context)[0]) for i in range(count * batch)]
+    batches = [batch_offsets(9, i, length, batch, context).tolist() for i in range(count)]
+    assert [offset for batch in batches for offset in batch] == one_by_one
+
+
+def test_every_character_is_seen_equally_often() -> None:
+    """Over many epochs each target but those near the ends of the text is read in every single one."""
+    context, length, epochs, windows = 4, 50, 300, 11
+    seen = Counter[int]()
+    for step in range(windows * epochs):
+        start = int(batch_offsets(0, step, length, 1, context)[0])
+        seen.update(range(start + 1, start + context + 1))
+    edge = 2 * context
+    assert {seen[target] for target in range(edge, length - edge)} == {epochs}
+    assert min(seen[target] for target in range(1, length)) > 0
+
+
+def test_epochs_and_seeds_differ() -> None:
+    """Another epoch and another seed cut the text at another place and go through it in another order."""
+
+    def epoch(seed: int, number: int) -> list[int]:
+        return [int(batch_offsets(seed, number * 48 + i, 500, 1, 10)[0]) for i in range(48)]
+
+    orders = [epoch(0, 0), epoch(0, 1), epoch(0, 2), epoch(1, 0), epoch(2, 0)]
+    assert len({min(order) for order in orders}) > 2
+    assert len({tuple(start - min(order) for start in order) for order in orders}) == 5
+    assert all(order != sorted(order) for order in orders)
+
+
+def test_too_few_ids_for_a_window() -> None:
+    """A text that holds no window is the caller's mistake."""
+    assert batch_offsets(0, 0, 9, 2, 8).tolist() == [0, 0]
+    with pytest.raises(ValueError, match="8 ids are too few for a window of 9"):
+        batch_offsets(0, 0, 8, 2, 8)
+
+
+def split(config: TrainConfig, accumulated: int, batch: int) -> TrainConfig:
+    return dataclasses.replace(config, grad_accumulation_steps=accumulated, batch_size=batch)
+
+
+@pytest.mark.parametrize(("accumulated", "batch"), [(2, 2), (4, 1)])
+def test_accumulation_only_cuts_the_same_windows_and_keys(accumulated: int, batch: int) -> None:
+    """However the windows of a step are accumulated, they are the same windows under the same keys."""
+    parts, whole = split(RICH, accumulated, batch), split(RICH, 1, 4)
+    assert step_offsets(parts, 5, 500).shape == (accumulated, batch)
+    assert step_offsets(parts, 5, 500).reshape(-1).tolist() == step_offsets(whole, 5, 500).reshape(-1).tolist()
+    ours, theirs = dropout_keys(parts, 5), dropout_keys(whole, 5)
+    assert ours is not None
+    assert theirs is not None
+    assert (ours.dtype, ours.shape) == (np.uint32, (accumulated, batch, 3, 2))
+    assert ours.reshape(4, 3, 2).tolist() == theirs[0].tolist()
+
+
+def test_no_two_keys_are_alike() -> None:
+    """Each window and place of dropout of each step and seed has a key of its own; without dropout there is none."""
+    configs = [dataclasses.replace(RICH, seed=seed, layers=3) for seed in range(20)]
+    keys = [keys for config in configs for step in range(20) if (keys := dropout_keys(config, step)) is not None]
+    pairs = np.stack(keys).reshape(-1, 2)
+    assert len(np.unique(pairs, axis=0)) == len(pairs) == 20 * 20 * 4 * 7
+    assert dropout_keys(PLAIN, 0) is None
+
+
+def test_keys_stay_what_they_are() -> None:
+    """A run with dropout goes on as it began under any version of NumPy."""
+    keys = dropout_keys(dataclasses.replace(RICH, seed=5), 3)
+    assert keys is not None
+    assert keys[1, 0, 2].tolist() == [2448643350, 4223543774]

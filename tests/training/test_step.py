@@ -1,0 +1,118 @@
+"""One training step: the loss and gradient of its windows, clipped, however they are spread."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+from tiny_runs import CONFIGS, IDS, PLAIN, RICH, SOAK, fresh, on_streams, trained, weights_of
+
+from mlx_tinylm.run_folder.settings import TrainConfig
+from mlx_tinylm.training.batches import dropout_keys, step_offsets
+from mlx_tinylm.training.step import make_step
+
+every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+FAMILIES = ["gpt2", "qwen3"]
+
+
+def same_steps(ours: Any, theirs: Any) -> None:
+    """Assert that two runs without clipping are the same up to rounding."""
+    for one, other in zip(ours[1], theirs[1], strict=True):
+        assert one.loss == pytest.approx(other.loss, rel=1e-5)
+        assert one.grad_norm == pytest.approx(other.grad_norm, rel=1e-4)
+    for parts in (weights_of, lambda state: dict(tree_flatten(state.model.parameters()))):  # averages, and weights
+        one, other = parts(ours[0]), parts(theirs[0])
+        assert one.keys() == other.keys()
+        for name, tensor in one.items():
+            # Adam divides by the size of the gradient, so a tiny gradient's rounding is the size of a step (3e-3).
+            np.testing.assert_allclose(np.array(other[name]), np.array(tensor), atol=1e-3, err_msg=name)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_accumulation_does_not_change_a_run(family: str, dropout: float) -> None:
+    """Two batches of two windows make the step that one batch of four makes, dropout included."""
+    parts = dataclasses.replace(PLAIN, family=family, dropout=dropout, grad_clip=None)
+    parts = dataclasses.replace(parts, batch_size=2, grad_accumulation_steps=2)
+    whole = dataclasses.replace(parts, batch_size=4, grad_accumulation_steps=1)
+    same_steps(trained(parts, 3), trained(whole, 3))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_streams_do_not_change_a_run(family: str) -> None:
+    """Two batches of four windows on one stream, or on three, of which one has two windows, dropout included."""
+    config = dataclasses.replace(PLAIN, family=family, dropout=0.5, grad_accumulation_steps=2, grad_clip=None)
+    same_steps(trained(config, 3, streams=1), trained(config, 3, streams=3))
+
+
+def test_the_norm_is_that_of_the_mean_gradient() -> None:
+    """Loss and norm are those of all windows at once, before clipping, as MLX computes them in one piece."""
+    config = dataclasses.replace(PLAIN, grad_accumulation_steps=2)
+    state = fresh(config)
+    offsets = step_offsets(config, 0, len(IDS)).reshape(-1)
+    windows = mx.array(IDS[offsets[:, None] + np.arange(config.context + 1)].astype(np.int32))
+
+    def loss_of(parameters: Any) -> mx.array:
+        state.model.update(parameters)
+        logits = state.model(windows[:, :-1])
+        chosen = mx.take_along_axis(logits, windows[:, 1:, None], axis=-1)[..., 0]
+        return (mx.logsumexp(logits, axis=-1) - chosen).mean()
+
+    loss, gradient = mx.value_and_grad(loss_of)(state.model.trainable_parameters())
+    norm = np.sqrt(sum(float((np.array(g) ** 2).sum()) for _, g in tree_flatten(gradient)))
+    for clip in (None, 1e-3):
+        _, [step] = trained(dataclasses.replace(config, grad_clip=clip), 1)
+        assert (step.loss, step.grad_norm) == pytest.approx((loss.item(), norm), rel=1e-4)
+
+
+@pytest.mark.parametrize(("clip", "clipped"), [(None, False), (0.01, True), (1e6, False)])
+def test_clipping_bounds_the_step(clip: float | None, clipped: bool) -> None:
+    """What reaches the optimizer has at most the norm of --grad-clip, seen in Adam's first moment after one step."""
+    state, [step] = trained(dataclasses.replace(PLAIN, grad_clip=clip, beta1=0.5), 1)
+    moments = [np.array(m) for name, m in tree_flatten(state.optimizer.state) if name.endswith(".m")]
+    norm = 2 * np.sqrt(sum((m.astype(np.float64) ** 2).sum() for m in moments))
+    assert norm == pytest.approx(clip if clipped else step.grad_norm, rel=1e-3)
+
+
+COMPILED = {"small": dataclasses.replace(PLAIN, dropout=0.3, ema=0.9), "rich": RICH}
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_compiled_steps_equal_plain_ones(name: str) -> None:
+    """A compiled step computes what the plain one does: masks, averages, schedule and all."""
+    if name == "rich" and on_streams().device == "cpu" and not SOAK:
+        pytest.skip("on a CPU, g++ compiles each kernel; MLX_TINYLM_TEST_SOAK=1 runs it")
+    config = dataclasses.replace(COMPILED[name], grad_clip=None)
+    same_steps(trained(config, 4, compiled=True), trained(config, 4, compiled=False))
+
+
+# A fresh qwen3 passes its blocks by (their last matrices begin at 0): the mask of its embedding is seen all the same.
+@every_config
+def test_dropout_follows_its_keys(config: TrainConfig) -> None:
+    """The same windows under the keys of other steps or another seed are masked otherwise, and under the same alike."""
+    config = dataclasses.replace(config, dropout=0.5, learning_rate=1e-30, muon_learning_rate=1e-30, ema=None)
+    step = make_step(fresh(config), config, IDS, on_streams())
+    offsets = mx.array(step_offsets(config, 0, len(IDS)))
+
+    def loss(number: int, seed: int = 0) -> float:
+        keys = dropout_keys(dataclasses.replace(config, seed=seed), number)
+        return float(step(offsets, mx.array(keys))[0].item())
+
+    first, *others, again = [loss(0), loss(1), loss(2), loss(0, seed=1), loss(0)]
+    assert first == again
+    assert len({first, *others}) == 4
+
+
+def test_windows_of_a_batch_have_masks_of_their_own() -> None:
+    """Two equal windows in one batch are not masked alike, unless their keys are equal."""
+    config = dataclasses.replace(PLAIN, dropout=0.5, batch_size=2)
+    model = fresh(config).model
+    keys = mx.array(dropout_keys(config, 0))[0]
+    windows = mx.array(np.stack([IDS[:8], IDS[:8]]).astype(np.int32))
+    apart, alike = model(windows, dropout_keys=keys), model(windows, dropout_keys=mx.stack([keys[0], keys[0]]))
+    assert not np.allclose(apart[0], apart[1])
+    np.testing.assert_allclose(np.array(alike[0]), np.array(alike[1]), atol=1e-6)
