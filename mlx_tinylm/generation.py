@@ -1,6 +1,6 @@
 """Streams text from a model, whichever back end computes it.
 
-Shapes: V vocabulary, T time, B batch.
+Shapes: V vocabulary.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from mlx_tinylm.backend.choose import LanguageModel
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.sampling import SampleConfig, sample
+from mlx_tinylm.sample_config import SampleConfig
+from mlx_tinylm.sampling import sample
 from mlx_tinylm.text.tokenizer import Tokenizer
 
 
@@ -48,7 +49,7 @@ def generate(
 
 
 def generate_ids(model: LanguageModel, prompt: Sequence[int], config: SampleConfig) -> Iterator[int]:
-    """Yield ids that follow `prompt`; the next step is already on its way when an id is handed out."""
+    """Yield ids that follow `prompt`; the next step is already dispatched when an id is handed out."""
     check_ids(prompt, model.config.vocab_size)
     context = model.config.context
     slides = model.config.family == "qwen3"  # rotary positions: the cache drops the oldest by itself

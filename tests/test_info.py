@@ -2,88 +2,82 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import json
+import re
 from pathlib import Path
 
-import mlx.core as mx
-import numpy as np
 import pytest
 from conftest import random_folder
 
-from mlx_tinylm import info
-from mlx_tinylm.backend.blas import use_fast_blas
-from mlx_tinylm.cli.terminal import facts
+from mlx_tinylm.backend.blas import Blas
+from mlx_tinylm.backend.devices import Compute, prepare
 from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.info import SystemFacts, model_facts, system_facts
 from mlx_tinylm.model_folder.config import GPT2Config, ModelConfig, Quantization, Qwen3Config
+from mlx_tinylm.model_folder.layout import count_parameters
 
 GPT2 = GPT2Config(vocab_size=13, context=8, width=32, layers=2, heads=2)
 QWEN3 = Qwen3Config(vocab_size=13, context=8, width=32, layers=2, heads=2, kv_heads=1, head_dim=6, hidden=20)
+NO_MLX = SystemFacts("3.11", "Linux", {"mlx-tinylm": "0.1", "mlx": "not installed", "numpy": "2.0"}, 4, None)
+COMPUTE = Compute("cpu", 3, 1, Blas("MLX's own", hint="install another"))
+LINES = [("python", "3.11"), ("system", "Linux"), ("mlx-tinylm", "0.1"), ("mlx", "not installed"), ("numpy", "2.0")]
 
 
-def test_system() -> None:
-    """Versions are those that are installed, the device MLX's default, the matrix library the one in use."""
-    found = info.system_facts()
-    for package in ("mlx", "numpy", "tokenizers", "safetensors"):
-        assert found[package] == importlib.metadata.version(package)
-    assert found["numpy"] == np.__version__
-    assert found["back end"] == "mlx"
-    assert found["device"] == str(mx.default_device())
-    assert found["matrix products"] == use_fast_blas().source
-    assert found["cpu cores"] >= 1
-    assert json.loads(json.dumps(found)) == found
+def test_this_system() -> None:
+    """Versions are those that are installed, and what computes is what `prepare` sets up for training."""
+    found = system_facts()
+    assert found.versions["numpy"] == importlib.metadata.version("numpy")
+    assert found.versions["mlx"] == importlib.metadata.version("mlx")
+    assert found.compute == prepare(spread=True)
+    keys = found.to_json()
+    assert all(re.fullmatch("[a-z0-9_]+", key) for key in keys)
+    assert {"python", "mlx_tinylm", "cpu_cores", "backend", "device", "streams", "matrix_products"} <= keys.keys()
+    assert json.loads(json.dumps(keys)) == keys
 
 
-def test_system_without_mlx(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where MLX is not installed, that is said, and NumPy is the back end."""
-
-    def version(package: str) -> str:
-        if package.startswith("mlx"):
-            raise importlib.metadata.PackageNotFoundError(package)
-        return "1.0"
-
-    monkeypatch.setattr(importlib.metadata, "version", version)
-    monkeypatch.setattr(info, "has_mlx", lambda: False)
-    found = info.system_facts()
-    assert (found["mlx"], found["back end"]) == ("not installed", "numpy")
-    assert "device" not in found
+def test_the_table_of_a_system() -> None:
+    """People read what computes with its labels, without what is not known; NumPy does where MLX is not installed."""
+    assert NO_MLX.rows() == [*LINES, ("cpu cores", 4), ("back end", "numpy")]
+    with_mlx = dataclasses.replace(NO_MLX, compute=COMPUTE, device_name="M4", memory="16.0 GiB")
+    expected = [*LINES, ("cpu cores", 4), ("back end", "mlx"), ("device", "cpu"), ("streams in training", 3)]
+    expected += [("BLAS threads in each", 1), ("device name", "M4"), ("memory", "16.0 GiB")]
+    assert with_mlx.rows() == [*expected, ("matrix products", "MLX's own"), ("hint", "install another")]
+    on_gpu = dataclasses.replace(NO_MLX, compute=Compute("gpu", 1, None, Blas("Accelerate (macOS)")))
+    assert on_gpu.to_json().keys() & {"blas_threads", "device_name", "memory", "hint"} == set()
 
 
 @pytest.mark.parametrize("config", [GPT2, QWEN3], ids=lambda config: config.family)
-def test_model(config: ModelConfig, tmp_path: Path) -> None:
+def test_a_model(config: ModelConfig, tmp_path: Path) -> None:
     """The shape is that of config.json, the parameters are counted tensor by tensor, and all of it is JSON."""
-    found = info.model_facts(random_folder(tmp_path, config))
-    assert (found["family"], found["layers"], found["heads"], found["width"]) == (config.family, 2, 2, 32)
-    assert (found["context"], found["vocabulary"]) == (8, 13)
-    assert found["parameters"] == sum(tensor["parameters"] for tensor in found["tensors"].values())
+    facts = model_facts(random_folder(tmp_path, config))
+    found = facts.to_json()
+    shape = {"model": str(tmp_path), "family": config.family, "layers": 2, "heads": 2, "width": 32, "context": 8}
+    shape |= {"vocabulary": 13, "parameters": sum(tensor["parameters"] for tensor in found["tensors"].values())}
+    assert facts.rows() == list(shape.items())
+    assert found == {**shape, "tensors": found["tensors"]}
     embedding = "wte.weight" if config.family == "gpt2" else "model.embed_tokens.weight"
     assert found["tensors"][embedding] == {"shape": [13, 32], "type": "float32", "parameters": 13 * 32}
     assert json.loads(json.dumps(found)) == found
-    assert f"{found['parameters']:,}" in facts(found)
 
 
 def test_parameters_by_hand() -> None:
-    """GPT-2's count is the sum in closed form, so no matrix or bias is forgotten."""
+    """The counts are the sums in closed form, so no matrix or bias is forgotten."""
     V, C, D, L = 13, 8, 32, 2
-    from mlx_tinylm.model_folder.layout import count_parameters
-
     assert count_parameters(GPT2) == V * D + C * D + L * (12 * D * D + 13 * D) + 2 * D
     H, G, K, F = 2, 1, 6, 20
     assert count_parameters(QWEN3) == V * D + L * (2 * D * K * (H + G) + 3 * D * F + 2 * D + 2 * K) + D
 
 
 def test_a_quantised_model(tmp_path: Path) -> None:
-    """Packed tensors are shown as they are stored, and parameters counted as they were trained."""
-    from dataclasses import replace
-
-    quantised = replace(GPT2, quantization=Quantization(4, 32))
-    found = info.model_facts(random_folder(tmp_path, quantised))
-    assert found["tensors"]["wte.weight"]["shape"] == [13, 4]
-    assert found["tensors"]["wte.weight"]["type"] == "uint32"
-    assert found["parameters"] == info.model_facts(random_folder(tmp_path / "plain", GPT2))["parameters"]
+    """Quantised tensors are shown as they are stored, and parameters counted as they were trained."""
+    facts = model_facts(random_folder(tmp_path, dataclasses.replace(GPT2, quantization=Quantization(4, 32))))
+    assert (facts.tensors["wte.weight"].shape, facts.tensors["wte.weight"].type) == ((13, 4), "uint32")
+    assert dict(facts.rows())["parameters"] == count_parameters(GPT2)
 
 
 def test_no_model(tmp_path: Path) -> None:
     """A folder that holds no model is refused as everywhere."""
     with pytest.raises(TinyLMError, match=r"no config.json here"):
-        info.model_facts(tmp_path)
+        model_facts(tmp_path)

@@ -8,10 +8,12 @@
     python tests/benchmarks/side_by_side.py encode --megabytes 200
 
 Each measurement runs in a process of its own, which prints one line of JSON; nothing else should run meanwhile.
+With `--smallest` a command only shows that it still runs: the least work, one round, beside whoever is installed.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import resource
 import statistics
@@ -28,13 +30,15 @@ import numpy as np
 
 from mlx_tinylm.model_folder.folder import open_folder, shipped_weights
 from mlx_tinylm.run_folder.presets import PRESETS, preset
-from mlx_tinylm.training.batches import batch_offsets
 
 Result = dict[str, Any]
 VOCABULARY = 66
 IDS = (np.arange(300_000) ** 2 // 7 % (VOCABULARY - 1)).astype(np.uint16)
 WARM_UP, STEPS = 2, 6
 CHARACTERS = 512
+SMALLEST = {"layers": 1, "heads": 2, "width": 16, "context": 8, "batch_size": 2}
+PROGRAM = [sys.executable, "-m", "mlx_tinylm"]
+NEEDS = {"pytorch": "torch", "pytorch_without_cache": "torch", "mlx_lm": "mlx_lm", "mlx_lm_one_character": "mlx_lm"}
 # The twin has no warm-up, clipping or cosine.
 COVERED = [name for name, config in PRESETS.items() if config.schedule in ("constant", "linear")]
 WORKERS: dict[str, Callable[..., Result]] = {}
@@ -49,12 +53,14 @@ def worker(function: Callable[..., Result]) -> Callable[..., Result]:
 def measured(name: str, /, **arguments: Any) -> Result:
     """The result of a worker that has a process for itself."""
     command = [sys.executable, __file__, "worker", name, json.dumps(arguments)]
-    result: Result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    result: Result = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
     return result
 
 
-def alternated(rounds: int, names: list[str], **arguments: Any) -> dict[str, list[Result]]:
-    """`rounds` results of each worker, in turn."""
+def alternated(rounds: int, smallest: bool, names: list[str], **arguments: Any) -> dict[str, list[Result]]:
+    """`rounds` results of each worker, in turn; if `smallest`, one of each that can run here."""
+    if smallest:
+        rounds, names = 1, [name for name in names if name not in NEEDS or importlib.util.find_spec(NEEDS[name])]
     results: dict[str, list[Result]] = {name: [] for name in names}
     for number in range(rounds):
         for name in names:
@@ -79,7 +85,8 @@ def report(title: str, results: dict[str, list[Result]], key: str, unit: str, *,
 
 
 def peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    bytes_each = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * bytes_each / 2**20
 
 
 # Training
@@ -97,23 +104,23 @@ def per_step(step: Callable[[int], float]) -> Result:
 @worker
 def initial(name: str, changes: dict[str, Any], folder: str) -> Result:
     """Write the weights from which both sides begin."""
-    from mlx_tinylm.backend.choose import require_mlx
+    from mlx_tinylm.backend.devices import prepare
 
-    require_mlx("cpu")
+    compute = prepare("cpu", spread=True)
     from mlx_tinylm.model_folder.tensor_files import write_tensors
     from mlx_tinylm.training.state import kept_tensors, new_state
 
     config = preset(name, **changes)
-    state = new_state(config, config.model_config(VOCABULARY, VOCABULARY - 1))
+    state = new_state(config, config.model_config(VOCABULARY, VOCABULARY - 1), compute)
     write_tensors(Path(folder) / "initial.safetensors", kept_tensors(state))
     return {}
 
 
 @worker
 def ours(name: str, changes: dict[str, Any], folder: str, **_: Any) -> Result:
-    from mlx_tinylm.backend.choose import require_mlx
+    from mlx_tinylm.backend.devices import prepare
 
-    require_mlx("cpu")
+    compute = prepare("cpu", spread=True)
     from mlx_tinylm.model_folder.tensor_files import read_safetensors
     from mlx_tinylm.training.loop import run_steps
     from mlx_tinylm.training.state import new_state
@@ -121,8 +128,9 @@ def ours(name: str, changes: dict[str, Any], folder: str, **_: Any) -> Result:
 
     config = preset(name, **changes)
     tensors = read_safetensors(Path(folder) / "initial.safetensors")
-    state = new_state(config, config.model_config(VOCABULARY, VOCABULARY - 1), tensors)
-    steps = run_steps(make_step(state, config, IDS), state, config, len(IDS), WARM_UP + STEPS + 1, lambda: False)
+    state = new_state(config, config.model_config(VOCABULARY, VOCABULARY - 1), compute, tensors)
+    step = make_step(state, config, IDS, compute)
+    steps = run_steps(step, state, config, len(IDS), WARM_UP + STEPS + 1, lambda: False)
     return per_step(lambda _: next(steps).loss)
 
 
@@ -132,6 +140,7 @@ def pytorch(name: str, changes: dict[str, Any], folder: str, bf16: bool = False)
     from torch_twin import Trainer
 
     from mlx_tinylm.model_folder.tensor_files import read_safetensors
+    from mlx_tinylm.training.batches import batch_offsets
 
     config = preset(name, **changes)
     trainer = Trainer(config, read_safetensors(Path(folder) / "initial.safetensors"), bf16)
@@ -157,6 +166,7 @@ def run_worker(name: str, arguments: str) -> None:
 
 
 rounds_option = click.option("--rounds", default=5, show_default=True)
+smallest_option = click.option("--smallest", is_flag=True, help="Only show that it runs: the least work, one round.")
 
 
 @main.command()
@@ -164,14 +174,18 @@ rounds_option = click.option("--rounds", default=5, show_default=True)
 @click.option("--dropout", type=float, help="Instead of the preset's.")
 @click.option("--bf16", is_flag=True, help="Let PyTorch compute in bfloat16 (autocast).")
 @rounds_option
-def train(name: str, dropout: float | None, bf16: bool, rounds: int) -> None:
+@smallest_option
+def train(name: str, dropout: float | None, bf16: bool, rounds: int, smallest: bool) -> None:
     """A training step, the optimizer included, against the PyTorch twin with the same recipe."""
-    changes = {} if dropout is None else {"dropout": dropout}
+    changes: dict[str, Any] = dict(SMALLEST) if smallest else {}
+    if dropout is not None:
+        changes["dropout"] = dropout
     config = preset(name, **changes)
     with tempfile.TemporaryDirectory() as folder:
         measured("initial", name=name, changes=changes, folder=folder)
-        results = alternated(rounds, ["ours", "pytorch"], name=name, changes=changes, folder=folder, bf16=bf16)
-    if not config.dropout:  # masks differ, all else is the same recipe
+        sides = ["ours", "pytorch"]
+        results = alternated(rounds, smallest, sides, name=name, changes=changes, folder=folder, bf16=bf16)
+    if not config.dropout and "pytorch" in results:  # masks differ, all else is the same recipe
         tolerance = 3e-2 if bf16 else 1e-3
         np.testing.assert_allclose(results["ours"][0]["losses"], results["pytorch"][0]["losses"], atol=tolerance)
         click.echo(f"both sides compute the same: losses agree within {tolerance:g}")
@@ -239,27 +253,24 @@ def pytorch_without_cache(weights: str) -> Result:
 @main.command()
 @click.option("--weights", type=click.Path(path_type=Path), show_default="the weights that ship")
 @rounds_option
-def generate(weights: Path | None, rounds: int) -> None:
+@smallest_option
+def generate(weights: Path | None, rounds: int, smallest: bool) -> None:
     """Streaming: both back ends against mlx-lm, and against PyTorch that reads the whole context for each character."""
     with tempfile.TemporaryDirectory() as exported:
         folder = exported_copy(weights or shipped_weights(), Path(exported))
         names = ["mlx", "numpy", "mlx_lm", "pytorch_without_cache"]
-        results = alternated(rounds, names, weights=str(folder))
+        results = alternated(rounds, smallest, names, weights=str(folder))
     report("generation", results, "rate", "characters a second", larger=True)
 
 
 def exported_copy(weights: Path, beside: Path) -> Path:
     """The float32 export that all sides read."""
     folder = beside / "model"
-    subprocess.run([program("mlx-tinylm"), "export", weights, "--out", folder], check=True, capture_output=True)
+    subprocess.run([*PROGRAM, "export", weights, "--out", folder], check=True, stdout=subprocess.DEVNULL)
     return folder
 
 
 # Starting
-
-
-def program(name: str) -> str:
-    return str(Path(sys.executable).with_name(name))
 
 
 def wall(command: list[str]) -> Result:
@@ -270,7 +281,7 @@ def wall(command: list[str]) -> Result:
 
 @worker
 def help_text(weights: str) -> Result:
-    return wall([program("mlx-tinylm"), "--help"])
+    return wall([*PROGRAM, "--help"])
 
 
 @worker
@@ -280,22 +291,34 @@ def imports(weights: str) -> Result:
 
 @worker
 def one_character(weights: str) -> Result:
-    return wall([program("mlx-tinylm"), "generate", "--weights", weights, "--prompt", "R", "--max-tokens", "1"])
+    return wall([*PROGRAM, "generate", "--weights", weights, "--prompt", "R", "--max-tokens", "1"])
 
 
 @worker
 def mlx_lm_one_character(weights: str) -> Result:
-    return wall([program("mlx_lm.generate"), "--model", weights, "--prompt", "R", "--max-tokens", "1"])
+    return wall(
+        [
+            str(Path(sys.executable).with_name("mlx_lm.generate")),
+            "--model",
+            weights,
+            "--prompt",
+            "R",
+            "--max-tokens",
+            "1",
+        ]
+    )
 
 
 @main.command()
 @rounds_option
-def start(rounds: int) -> None:
+@smallest_option
+def start(rounds: int, smallest: bool) -> None:
     """How long a command takes from the shell: the help, and one character."""
     with tempfile.TemporaryDirectory() as exported:
         folder = exported_copy(shipped_weights(), Path(exported))
-        shown = alternated(rounds, ["help_text", "imports"], weights=str(folder))
-        written = alternated(rounds, ["one_character", "mlx_lm_one_character"], weights=str(folder))
+        shown = alternated(rounds, smallest, ["help_text", "imports"], weights=str(folder))
+        sides = ["one_character", "mlx_lm_one_character"]
+        written = alternated(rounds, smallest, sides, weights=str(folder))
     report("mlx-tinylm --help against import click, numpy", shown, "seconds", "seconds", larger=False)
     report("one character", written, "seconds", "seconds", larger=False)
 
@@ -306,12 +329,12 @@ def start(rounds: int) -> None:
 @worker
 def encoding(path: str) -> Result:
     from mlx_tinylm.text.corpus import open_corpus
-    from mlx_tinylm.text.ids import encode_corpus
+    from mlx_tinylm.text.ids import encode
     from mlx_tinylm.text.tokenizer import Tokenizer
 
     started = time.perf_counter()
     corpus = open_corpus([path])
-    encode_corpus(corpus, Tokenizer.from_alphabet(corpus.alphabet))
+    encode(corpus, Tokenizer.from_alphabet(corpus.alphabet))
     megabytes = Path(path).stat().st_size / 1e6
     return {"rate": megabytes / (time.perf_counter() - started), "peak_mib": peak_mib()}
 
@@ -319,13 +342,16 @@ def encoding(path: str) -> Result:
 @main.command()
 @click.option("--megabytes", default=200, show_default=True)
 @rounds_option
-def encode(megabytes: int, rounds: int) -> None:
+@smallest_option
+def encode(megabytes: int, rounds: int, smallest: bool) -> None:
     """Reading a large text, finding its alphabet, encoding it and keeping the ids."""
     from pydoc_data.topics import topics
 
     from mlx_tinylm.files import cache_dir
 
     text = "".join(topics.values()).encode()
+    if smallest:
+        megabytes, rounds = 1, 1
     with tempfile.TemporaryDirectory() as folder:
         results: dict[str, list[Result]] = {"encoding": []}
         for number in range(rounds):  # a text of its own each time, so that nothing is kept from before

@@ -40,7 +40,7 @@ def gpt2(p: Parameters, ids: Tensor, heads: int, dropout: float = 0.0) -> Tensor
 
 def qwen3(p: Parameters, ids: Tensor, heads: int, dropout: float = 0.0) -> Tensor:
     """(B, T) -> logits (B, T, V)"""
-    turns = rope(ids.shape[1], p["model.layers.0.self_attn.q_norm.weight"].shape[0])
+    rotation = rope(ids.shape[1], p["model.layers.0.self_attn.q_norm.weight"].shape[0])
 
     def norm(x: Tensor, name: str) -> Tensor:
         weight = p[f"{name}.weight"]
@@ -51,7 +51,7 @@ def qwen3(p: Parameters, ids: Tensor, heads: int, dropout: float = 0.0) -> Tenso
         h = f"model.layers.{n}"
         y = norm(x, f"{h}.input_layernorm")
         q, k, v = (split(F.linear(y, p[f"{h}.self_attn.{name}_proj.weight"]), heads) for name in "qkv")
-        q, k = turned(norm(q, f"{h}.self_attn.q_norm"), turns), turned(norm(k, f"{h}.self_attn.k_norm"), turns)
+        q, k = rotated(norm(q, f"{h}.self_attn.q_norm"), rotation), rotated(norm(k, f"{h}.self_attn.k_norm"), rotation)
         y = joined(F.scaled_dot_product_attention(q, k, v, is_causal=True))
         x = x + F.dropout(F.linear(y, p[f"{h}.self_attn.o_proj.weight"]), dropout)
         y = norm(x, f"{h}.post_attention_layernorm")
@@ -84,14 +84,14 @@ def rope(T: int, K: int, theta: float = 10_000.0) -> tuple[Tensor, Tensor]:
     return angles.cos(), angles.sin()
 
 
-def turned(x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
-    """(B, H, T, K) -> the same, each pair of halves turned by its position."""
+def rotated(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """(B, H, T, K) -> the same, its halves rotated by position."""
     first, second = x.chunk(2, -1)
-    return x * turns[0] + torch.cat([-second, first], -1) * turns[1]
+    return x * rotation[0] + torch.cat([-second, first], -1) * rotation[1]
 
 
 class Muon:
-    """Muon with decoupled decay as in `training/optimizer.py`; equal shapes are orthogonalised in one stack."""
+    """Muon with decoupled decay as in `training/optimizer.py`; matrices of one shape are orthogonalised together."""
 
     def __init__(self, matrices: list[Tensor], rate: float, decay: float) -> None:
         self.rate, self.decay = rate, decay
