@@ -8,19 +8,22 @@ for text in mlx_tinylm.stream_generate(model, tokenizer, "ROMEO:", max_tokens=20
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlx_tinylm.backend.choose import load
     from mlx_tinylm.errors import TinyLMError
     from mlx_tinylm.generation import generate, stream_generate
-    from mlx_tinylm.sampling import SampleConfig
+    from mlx_tinylm.run_folder.events import Event
+    from mlx_tinylm.sample_config import SampleConfig
 
 __version__ = "0.1.0"
-__all__ = ["SampleConfig", "TinyLMError", "__version__", "generate", "load", "stream_generate"]
+__all__ = ["SampleConfig", "TinyLMError", "__version__", "generate", "load", "stream_generate", "train"]
 
 _HOMES = {
-    "SampleConfig": "sampling",
+    "SampleConfig": "sample_config",
     "TinyLMError": "errors",
     "generate": "generation",
     "load": "backend.choose",
@@ -35,3 +38,35 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def train(
+    folder: Path | str,
+    data: Sequence[str] = (),
+    preset: str = "tiny",
+    *,
+    device: str = "auto",
+    init_from: Path | str | None = None,
+    force: bool = False,
+    **settings: Any,
+) -> Iterator[Event]:
+    """Train a model in `folder`, which can be opened at any time, and yield what happens (run_folder/events.py).
+
+        for event in mlx_tinylm.train("weights/mine", ["book.txt"], steps=500):
+            print(event)
+
+    Nothing is done before the first event is asked for; where the loop is left early, `mlx-tinylm train --resume` goes
+    on from the last checkpoint. `data` and `settings` are those of `mlx-tinylm train`, with None for off.
+    Raises TinyLMError for what cannot be, and where a loss is not finite or a disk is full.
+    """
+    from mlx_tinylm.backend.devices import prepare
+    from mlx_tinylm.run_folder import presets
+
+    config = presets.preset(preset, **settings)
+    compute = prepare(device, spread=True)  # before MLX is imported, as it is by what follows
+    from mlx_tinylm.training import run
+
+    texts = [data] if isinstance(data, str) else data
+    origin = Path(init_from) if init_from else None
+    with run.start(compute, Path(folder), config, texts, origin, force, settings.keys()) as running:
+        yield from running.events()

@@ -1,4 +1,4 @@
-"""The command line: the only room that knows click and tqdm."""
+"""The command line: the only room that knows click."""
 
 from mlx_tinylm.cli.main import main
 

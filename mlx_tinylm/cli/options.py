@@ -1,38 +1,82 @@
-"""Options that are numbers, and one option for each setting of a run."""
+"""Options that several commands share, options that are numbers, and one option for each setting."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
 
-from mlx_tinylm.run_folder.presets import DEFAULT_PRESET, PRESETS
-from mlx_tinylm.run_folder.settings import TrainConfig, is_optional
+from mlx_tinylm.backend import BACKENDS
+from mlx_tinylm.checks import Setting, settings_of
+from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.run_folder.presets import DEFAULT_PRESET
+from mlx_tinylm.run_folder.settings import TrainConfig
+from mlx_tinylm.sample_config import SampleConfig
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 LARGEST = 1e38  # what a float32 holds
+FAR = 2**53  # a limit beyond says nothing in a help page; the setting itself refuses what exceeds it
+
+
+@contextlib.contextmanager
+def usage() -> Iterator[None]:
+    """What is wrong with the options themselves is a usage error (exit code 2)."""
+    try:
+        yield
+    except TinyLMError as error:
+        raise click.UsageError(str(error)) from None
+
+
+# Shared
+
+
+def _or_shipped(context: click.Context, option: click.Parameter, weights: Path | None) -> Path:
+    from mlx_tinylm.model_folder.folder import shipped_weights
+
+    return weights or shipped_weights()
+
+
+weights_option = click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    callback=_or_shipped,
+    show_default="the Shakespeare model that ships",
+    help="A model folder.",
+)
+backend_option = click.option(
+    "--backend",
+    type=click.Choice(BACKENDS),
+    default="auto",
+    show_default=True,
+    help="What computes: auto takes MLX or NumPy, whichever is faster here.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+
+# Numbers
 
 
 class Limited:
-    """A finite number within limits, or, where `optional`, the word off."""
+    """A finite number within limits, or, where `off` is set, the word off."""
 
     name: str
     kind: str
     read: Callable[[Any], float]
 
-    def __init__(self, *limits: Any, optional: bool = False, **more: Any) -> None:
+    def __init__(self, *limits: Any, off: bool = False, **more: Any) -> None:
         super().__init__(*limits, **more)
-        self.optional = optional
+        self.off = off
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if self.optional and value == "off":
+        if self.off and value == "off":
             return "off"
         try:
             number = self.read(value)
         except ValueError:
-            self.refuse(value, f"is not {self.kind}{' or off' if self.optional else ''}", param, ctx)
+            self.refuse(value, f"is not {self.kind}{' or off' if self.off else ''}", param, ctx)
         if not -LARGEST < number < LARGEST:
             self.refuse(value, "is not finite, or too large", param, ctx)
         return super().convert(number, param, ctx)  # type: ignore[misc]
@@ -41,7 +85,7 @@ class Limited:
         raise click.BadParameter(f"{str(value)[:40]!r} {why}.", ctx, param)
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return self.name.upper() + ("|off" if self.optional else "")
+        return self.name.upper() + ("|off" if self.off else "")
 
 
 class Number(Limited, click.FloatRange):
@@ -52,24 +96,39 @@ class WholeNumber(Limited, click.IntRange):
     name, kind, read = "integer", "a whole number", int
 
 
-def setting_options(command: Command) -> Command:
-    """One option for each field of TrainConfig; its help, type and limits are the field's."""
-    for item in reversed(dataclasses.fields(TrainConfig)):
-        limits = item.metadata
-        kind: click.ParamType[Any]
-        if "choices" in limits:
-            kind = click.Choice(limits["choices"])
-        else:
-            number = WholeNumber if "int" in str(item.type) else Number
-            kind = number(
-                limits.get("low"), limits.get("high"), min_open=limits.get("above", False), optional=is_optional(item)
-            )
-        default = getattr(PRESETS[DEFAULT_PRESET], item.name)
-        option = click.option(
-            f"--{item.name.replace('_', '-')}",
-            type=kind,
-            help=limits["help"],
-            show_default=f"{DEFAULT_PRESET}'s {'off' if default is None else default}",
-        )
+# Settings
+
+
+def train_settings(command: Command) -> Command:
+    """One option for each field of TrainConfig; not given means what the preset says, `off` that it is None."""
+    for name, each in reversed(settings_of(TrainConfig).items()):
+        default = each.unset if each.default is None else each.default
+        kind = value_type(each, off=each.optional)
+        option = click.option(flag(name), type=kind, help=each.help, show_default=f"{DEFAULT_PRESET}'s {default}")
         command = option(command)
     return command
+
+
+def sample_settings(command: Command) -> Command:
+    """One option for each field of SampleConfig, with its default."""
+    for name, each in reversed(settings_of(SampleConfig).items()):
+        names = [flag(name), "--temp"] if name == "temperature" else [flag(name)]  # mlx-lm calls it temp
+        shown = each.unset if each.default is None else True
+        option = click.option(*names, type=value_type(each), default=each.default, show_default=shown, help=each.help)
+        command = option(command)
+    return command
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def value_type(setting: Setting, off: bool = False) -> click.ParamType[Any]:
+    """What an option takes as the value of a setting; `off`, too, if that is set."""
+    if setting.choices:
+        return click.Choice(setting.choices)
+    if setting.type not in (int, float):
+        return click.types.convert_type(setting.type)
+    number = WholeNumber if setting.type is int else Number
+    high = setting.high if setting.high is not None and setting.high < FAR else None
+    return number(setting.low, high, min_open=setting.above, off=off)

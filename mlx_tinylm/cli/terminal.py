@@ -6,15 +6,11 @@ import io
 import os
 import sys
 import time
-import unicodedata
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.errors import SPACES, TinyLMError, escaped
 from mlx_tinylm.run_folder.presets import PRESETS
-
-if TYPE_CHECKING:
-    from mlx_tinylm.export.folder import Exported
 
 
 def table(rows: Iterable[tuple[object, object]]) -> str:
@@ -30,25 +26,12 @@ def rows_as_they_come(rows: Iterable[tuple[str, Any]]) -> None:
         print(f"{name:<34}{value:,}" if isinstance(value, int) else f"{name:<34}{value}", flush=True)
 
 
-def facts(content: dict[str, Any]) -> str:
-    """The table that `info` prints, with the tensors of a model below it."""
+def facts(content: Mapping[str, Any]) -> str:
+    """The table that `info` prints, with the tensors of a model, if there is one, below it."""
     tensors = content.get("tensors", {})
-    plain = {
-        name: f"{value:,}" if isinstance(value, int) else value for name, value in content.items() if name != "tensors"
-    }
-    rows = ((name, f"{t['type']:<8} {t['shape']!s:<14} {t['parameters']:>9,}") for name, t in tensors.items())
-    return table(plain.items()) + ("\n\n" + table(rows) if tensors else "")
-
-
-def exported(written: Exported) -> str:
-    """What `export` wrote, and how near it is to its source."""
-    rows = {
-        "model folder": written.folder,
-        "size": f"{written.bytes:,} bytes",
-        "read back": f"logits differ by {written.difference:.1e} at most; they spread by {written.spread:.2f}",
-        "how to load it": written.folder / "README.md",
-    }
-    return table(rows.items())
+    above = ((name, f"{value:,}" if isinstance(value, int) else value) for name, value in content.items())
+    below = ((name, f"{t['type']:<8} {t['shape']!s:<14} {t['parameters']:>9,}") for name, t in tensors.items())
+    return table(row for row in above if row[0] != "tensors") + ("\n\n" + table(below) if tensors else "")
 
 
 def preset_table() -> str:
@@ -63,23 +46,20 @@ def preset_table() -> str:
 
 
 def visible(text: str) -> str:
-    """Control characters, which could take over a terminal, shown as escapes; newlines, tabs, spaces as they are."""
-    return "".join(
-        c if c.isprintable() or c in "\n\t" or unicodedata.category(c) == "Zs" else c.encode("unicode_escape").decode()
-        for c in text
-    )
+    """The text without control characters, which could take over a terminal: they become escapes."""
+    return escaped(text, keep="\n\t" + SPACES)
 
 
 def stream_text(prompt: str, pieces: Iterable[str], number: int, samples: int, backend: str) -> None:
     """Write one sample to stdout as it is made, and its speed to stderr."""
-    shown = visible if sys.stdout.isatty() else str
+    written = visible if sys.stdout.isatty() else str
     if samples > 1:
         print(f"{'' if number == 0 else chr(10)}--- {number + 1} of {samples} ---")
-    sys.stdout.write(shown(prompt))
+    sys.stdout.write(written(prompt))
     sys.stdout.flush()
     started, characters = time.perf_counter(), 0
     for piece in pieces:
-        sys.stdout.write(shown(piece))
+        sys.stdout.write(written(piece))
         sys.stdout.flush()
         characters += len(piece)
     seconds = time.perf_counter() - started

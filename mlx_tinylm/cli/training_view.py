@@ -9,14 +9,16 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlx_tinylm.cli.terminal import note, visible
+from mlx_tinylm.model_folder.layout import count_parameters
+from mlx_tinylm.run_folder.events import Evaluated, Event, Sampled, Stepped
 
 if TYPE_CHECKING:
     from types import FrameType
 
-    from mlx_tinylm.training.run import Run
+    from mlx_tinylm.training.running import Run
 
 PLAIN_LINE_EVERY = 10.0  # seconds between two lines where there is no terminal to draw a bar on
 OVERFITS = 1.005  # last validation loss over the best one, from where on it is called overfitting
@@ -27,14 +29,12 @@ def show_training(run: Run) -> None:
     for problem in run.notes:
         note(problem)
     note(introduction(run))
-    with stopped_by_signals(run) as received:
-        bar = Bar(run)
-        with contextlib.closing(bar):
-            for event in run.events():
-                try:
-                    bar.show(event)
-                except BrokenPipeError:  # nobody reads this any more: as after Ctrl-C
-                    run.stop()
+    with stopped_by_signals(run) as received, contextlib.closing(Bar(run)) as bar:
+        for event in run.events():
+            try:
+                bar.show(event)
+            except BrokenPipeError:  # nobody reads this any more: as after Ctrl-C
+                run.stop()
     print(conclusion(run), flush=True)
     if received and run.state.step < run.config.steps:
         raise SystemExit(128 + received[0])
@@ -76,42 +76,41 @@ class Bar:
             file=sys.stderr,
             unit="step",
             dynamic_ncols=True,
-            bar_format="{n_fmt}/{total_fmt} {bar} {postfix} [{elapsed}<{remaining}]",
+            bar_format="{n_fmt}/{total_fmt} {bar}{postfix} [{elapsed}<{remaining}]",
         )
         self.first_step, self.first_seconds = run.state.step, run.progress.seconds
         self.last_line = time.perf_counter()
 
-    def show(self, event: Any) -> None:
-        from mlx_tinylm.run_folder.events import Evaluated, Sampled, Stepped
+    def show(self, event: Event) -> None:
+        match event:
+            case Stepped():
+                self.advance(event)
+            case Evaluated():
+                best = " (best so far)" if event.best else ""
+                self.line(f"step {event.step}: validation loss {event.loss:.4f}{best}")
+            case Sampled():
+                self.line("\n".join(f"  | {line}" for line in visible(event.text).strip().splitlines()))
 
-        if isinstance(event, Stepped):
-            self.bar.set_postfix_str(self.status(event.loss), refresh=False)
-            self.bar.update(event.step - self.bar.n)
-            if self.plain and (time.perf_counter() - self.last_line > PLAIN_LINE_EVERY or event.step == 1):
-                self.line(f"step {event.step}/{self.run.config.steps}: {self.status(event.loss)}, {self.left()} left")
-                self.last_line = time.perf_counter()
-        elif isinstance(event, Evaluated):
-            mark = " (best so far)" if event.best else ""
-            self.line(f"step {event.step}: validation loss {event.evaluation.loss:.4f}{mark}")
-        elif isinstance(event, Sampled):
-            text = visible(event.text).strip()
-            self.line("\n".join(f"  | {line}" for line in text.splitlines()))
+    def advance(self, event: Stepped) -> None:
+        self.bar.set_postfix_str(self.status(event.loss), refresh=False)
+        self.bar.update(event.step - self.bar.n)
+        if self.plain and (time.perf_counter() - self.last_line > PLAIN_LINE_EVERY or event.step == 1):
+            self.line(f"step {event.step}/{self.run.config.steps}: {self.status(event.loss)}, {self.left()} left")
+            self.last_line = time.perf_counter()
 
     def line(self, text: str) -> None:
         self.bar.write(text, file=sys.stderr)
 
     def status(self, loss: float) -> str:
-        import mlx.core as mx
-
         last = self.run.progress.last_loss
-        tokens = self.tokens_per_second()
         validation = f"val {last:.3f}, " if last is not None else ""
-        return f"loss {loss:.3f}, {validation}{tokens:,.0f} tokens/s, {mx.get_peak_memory() / 2**20:,.0f} MiB"
+        speed, memory = self.tokens_per_second(), self.run.peak_memory_mib()
+        return f"loss {loss:.3f}, {validation}{speed:,.0f} tokens/s, {memory:,.0f} MiB"
 
     def tokens_per_second(self) -> float:
-        config, seconds = self.run.config, self.run.progress.seconds - self.first_seconds
+        seconds = self.run.progress.seconds - self.first_seconds
         steps = self.run.state.step - self.first_step
-        return steps * config.batch_size * config.grad_accumulation_steps * config.context / max(seconds, 1e-9)
+        return steps * self.run.config.tokens_per_step / max(seconds, 1e-9)
 
     def left(self) -> str:
         from tqdm import tqdm
@@ -127,14 +126,9 @@ class Bar:
 
 def introduction(run: Run) -> str:
     """What is about to be trained, on what, and where it goes."""
-    import mlx.core as mx
-    from mlx.utils import tree_flatten
-
-    from mlx_tinylm.backend.blas import use_fast_blas
-
-    config, blas = run.config, use_fast_blas()
-    parameters = sum(tensor.size for _, tensor in tree_flatten(run.state.model.parameters()))
-    device = "GPU" if mx.default_device() == mx.gpu else f"CPU, {blas.source}"
+    config, compute = run.config, run.compute
+    parameters = count_parameters(run.state.model.config)
+    device = "GPU" if compute.device == "gpu" else f"CPU, {compute.blas.source}"
     lines = [
         f"model folder   {run.folder}",
         f"text           {run.corpus.name}: {run.corpus.characters:,} characters, {len(run.corpus.alphabet)} different",
@@ -144,7 +138,9 @@ def introduction(run: Run) -> str:
     ]
     if run.state.step:
         lines.append(f"going on from  step {run.state.step:,}")
-    return "\n".join(lines + ([blas.hint] if blas.hint and mx.default_device() == mx.cpu else []))
+    if compute.device == "cpu" and compute.blas.hint:
+        lines.append(compute.blas.hint)
+    return "\n".join(lines)
 
 
 def conclusion(run: Run) -> str:

@@ -1,0 +1,38 @@
+"""`mlx-tinylm eval`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from mlx_tinylm.cli.options import backend_option, json_option, weights_option
+from mlx_tinylm.cli.terminal import table
+
+
+@click.command("eval")
+@weights_option
+@click.option(
+    "--data",
+    multiple=True,
+    metavar="TEXT",
+    show_default="what it was trained on, or tinyshakespeare",
+    help="As for train. A named corpus counts by its held-out tenth, anything else as a whole.",
+)
+@click.option("--baselines", is_flag=True, help="Add the losses of 1-gram to 5-gram models of the training text.")
+@click.option("--memorised", is_flag=True, help="Add how much of what the model writes stands in the training text.")
+@backend_option
+@json_option
+def evaluate(weights: Path, data: tuple[str, ...], backend: str, as_json: bool, **more: bool) -> None:
+    """Measure how well a model predicts text: loss, perplexity, bits per character.
+
+    \b
+    mlx-tinylm eval
+    mlx-tinylm eval --baselines --memorised
+    mlx-tinylm eval --weights weights/run-1 --data letters.txt --json
+    """
+    from mlx_tinylm.evaluation import evaluate_text
+
+    report = evaluate_text(weights, data, backend, **more)
+    click.echo(json.dumps(report.to_json()) if as_json else table(report.rows()))

@@ -1,0 +1,95 @@
+"""`mlx-tinylm train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mlx_tinylm.backend import DEVICES
+from mlx_tinylm.cli.options import train_settings, usage
+from mlx_tinylm.cli.terminal import preset_table
+from mlx_tinylm.run_folder.presets import DEFAULT_PRESET, PRESETS, preset
+
+
+@click.command(epilog=preset_table())
+@click.option(
+    "--data",
+    multiple=True,
+    metavar="TEXT",
+    show_default="tinyshakespeare",
+    help="The name of a corpus, a text file, a folder, a .gz, or - for standard input. May be repeated.",
+)
+@click.option(
+    "--preset",
+    "preset_name",
+    type=click.Choice(list(PRESETS)),
+    show_default=DEFAULT_PRESET,
+    help="Settings to start from (see below).",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    show_default="a fresh weights/run-N",
+    help="The model folder to make.",
+)
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path),
+    show_default="a new run",
+    help="Go on with the run in this folder.",
+)
+@click.option(
+    "--init-from",
+    type=click.Path(path_type=Path),
+    show_default="random weights",
+    help="Start from the weights in this folder.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(DEVICES),
+    default="auto",
+    show_default=True,
+    help="Where MLX computes.",
+)
+@click.option("--force", is_flag=True, help="Replace what is in --out.")
+@train_settings
+def train(
+    data: tuple[str, ...],
+    preset_name: str | None,
+    out: Path | None,
+    resume: Path | None,
+    init_from: Path | None,
+    device: str,
+    force: bool,
+    **settings: Any,
+) -> None:
+    """Train a model on text, character by character.
+
+    Ctrl-C saves and prints the command that goes on.
+
+    \b
+    mlx-tinylm train --preset nano                     # a first look, in about a minute
+    mlx-tinylm train --data book.txt --out weights/book
+    mlx-tinylm train --resume weights/book --steps 2000
+    mlx-tinylm train --init-from weights/book --data letters.txt
+    """
+    changes = {name: None if value == "off" else value for name, value in settings.items() if value is not None}
+    if resume and (out or init_from or force or preset_name):
+        raise click.UsageError("--resume goes on in its own folder: leave out --out, --init-from, --force, --preset.")
+    with usage():
+        config = preset(preset_name or DEFAULT_PRESET, **changes)
+    from mlx_tinylm.backend.devices import prepare
+
+    compute = prepare(device, spread=True)  # before MLX is imported, as it is by what follows
+    from mlx_tinylm.cli.training_view import show_training
+    from mlx_tinylm.run_folder.folder import fresh_folder
+    from mlx_tinylm.training import run
+
+    if resume:
+        opened = run.resume(compute, resume, changes, data)
+    else:
+        opened = run.start(compute, out or fresh_folder(), config, data, init_from, force, changes.keys())
+    with opened as running:
+        show_training(running)

@@ -1,0 +1,95 @@
+"""`train`, and what the other commands then do with what it made."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from tiny_runs import PLAIN, command, losses, options, same_run, train
+
+Invoke = Callable[..., Result]
+
+
+def test_training_by_command_equals_the_library(invoke: Invoke, made: Path, tmp_path: Path) -> None:
+    """Every setting reaches the run, and `off` turns one off: options make the run that the library makes."""
+    changes = {"steps": 3, "dropout": 0.1, "schedule": "wsd", "ema": 0.5, "warmup_steps": 1, "seed": 7}
+    config = dataclasses.replace(PLAIN, grad_clip=None, **changes)
+    assert invoke("train", *options(config), "--data", "text.txt", "--out", tmp_path / "ours").exit_code == 0
+    train(tmp_path / "theirs", config, made / "text.txt")
+    same_run(tmp_path / "ours", tmp_path / "theirs")
+    assert json.loads((tmp_path / "ours" / "train.json").read_text())["settings"] == config.to_json()
+
+
+def test_a_whole_session(invoke: Invoke, tmp_path: Path) -> None:
+    """Train, resume, fine-tune, write, measure and look, each with text on stdout and the rest on stderr."""
+    folder = tmp_path / "run"
+    result = invoke("train", *options(PLAIN), "--data", "text.txt", "--out", folder)
+    assert result.exit_code == 0
+    assert re.match(r"After 8 steps the validation loss is \d\.\d{4}; it was best", result.stdout)
+    assert "step 8: validation loss" in result.stderr
+    assert invoke("train", "--resume", folder, "--steps", "10").exit_code == 0
+    assert len(losses(folder)) == 10
+    tuned = invoke(
+        *("train", "--init-from", folder, "--data", "other.txt", "--out", tmp_path / "tuned"),
+        *("--preset", "nano", "--steps", "2", "--sample-every", "1"),
+    )
+    assert tuned.exit_code == 0
+    assert "  | " in tuned.stderr
+    written = invoke("generate", "--weights", folder, "--prompt", "The ", "--max-tokens", "40", "--seed", "1")
+    assert written.stdout.startswith("The ")
+    assert re.search(r"\[\d+ characters, [\d,]+ a second, (mlx|numpy)\]", written.stderr)
+    measured = json.loads(invoke("eval", "--weights", folder, "--json").stdout)
+    assert measured["loss"] == pytest.approx(losses(folder)[-1][-1], abs=1e-3)
+    assert re.search(rf"^loss +{measured['loss']:.4f}$", invoke("eval", "--weights", folder).stdout, re.M)
+    known = json.loads(invoke("info", folder, "--json").stdout)
+    assert known["parameters"] > 1000
+    assert re.search(rf"^parameters +{known['parameters']:,}$", invoke("info", folder).stdout, re.M)
+
+
+def test_a_fresh_folder_is_printed_first_and_last(
+    invoke: Invoke, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without --out a run finds a folder of its own, and says which before and after."""
+    monkeypatch.chdir(tmp_path)
+    for number in (1, 2):
+        result = invoke("train", *options(dataclasses.replace(PLAIN, steps=1)), "--data", made / "text.txt")
+        assert result.exit_code == 0
+        assert result.stderr.startswith(f"model folder   weights/run-{number}\n")
+        assert f"--weights weights/run-{number}" in result.stdout.splitlines()[-1]
+
+
+def test_piped_text(invoke: Invoke, made: Path, tmp_path: Path) -> None:
+    """A run on text from a pipe can be resumed and measured without piping it again, wherever its folder is now."""
+    folder, moved = tmp_path / "before", tmp_path / "after"
+    given = [*options(dataclasses.replace(PLAIN, steps=2)), "--data", "-", "--out", folder]
+    assert invoke("train", *given, stdin=(made / "text.txt").read_text()).exit_code == 0
+    assert invoke("train", "--resume", folder, "--steps", "4").exit_code == 0
+    folder.rename(moved)
+    assert invoke("train", "--resume", moved, "--steps", "6").exit_code == 0
+    assert json.loads(invoke("eval", "--weights", moved, "--json").stdout)["targets"] == 199
+
+
+def test_a_model_without_a_newline(invoke: Invoke, tmp_path: Path) -> None:
+    """A model that knows no newline begins with what it knows, wherever no prompt is given."""
+    (tmp_path / "text.txt").write_text("abcabd" * 80)
+    folder = tmp_path / "run"
+    config = dataclasses.replace(PLAIN, steps=2, sample_every=2)
+    assert invoke("train", *options(config), "--data", tmp_path / "text.txt", "--out", folder).exit_code == 0
+    written = invoke("generate", "--weights", folder, "--max-tokens", "5")
+    assert (written.exit_code, written.stdout[0]) == (0, "a")
+    assert "memorised" in invoke("eval", "--weights", folder, "--memorised").stdout
+
+
+def test_any_encoding_will_do(made: Path, tmp_path: Path) -> None:
+    """Where the terminal's encoding lacks a character, an escape is shown and the program goes on."""
+    (tmp_path / "text.txt").write_text("naïve été " * 40, encoding="utf-8")
+    train(tmp_path / "model", dataclasses.replace(PLAIN, steps=1), tmp_path / "text.txt")
+    given = ["generate", "--weights", tmp_path / "model", "--prompt", "ï"]
+    program = command(made / "cache", *given, PYTHONIOENCODING="ascii")
+    assert program.returncode == 0, program.stderr
+    assert program.stdout.startswith("\\xef")

@@ -1,0 +1,247 @@
+"""What a person sees of a run: its introduction, the bar, samples and validations, signals, and its last words."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import os
+import re
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mlx_tinylm.cli import training_view
+from mlx_tinylm.cli.training_view import Bar, advice, conclusion, introduction, show_training
+from mlx_tinylm.run_folder.events import Evaluated, Sampled, Saved, Stepped
+from mlx_tinylm.run_folder.settings import TrainConfig
+from mlx_tinylm.text.tokenizer import Tokenizer
+
+SHAPE = {"family": "gpt2", "layers": 1, "heads": 1, "width": 8, "context": 4}
+CONFIG = TrainConfig(**SHAPE, batch_size=5, grad_accumulation_steps=2, steps=10)  # type: ignore[arg-type]
+EVENTS = [
+    Stepped(1, 4.25, 1.0),
+    Stepped(2, 4.0, 1.0),
+    Evaluated(2, 3.98766, True),
+    Sampled(2, "\n To be\x1b[2J\nor not \n"),
+    Saved(2, Path("checkpoints/2")),
+    Stepped(3, 3.5, 1.0),
+    Evaluated(3, 4.1, False),
+]
+SAID = [
+    "step 2: validation loss 3.9877 (best so far)",
+    r"  | To be\x1b[2J",
+    "  | or not",
+    "step 3: validation loss 4.1000",
+]
+
+
+def run_of(step: int = 10, alphabet: str = "ROME:abc", events: Any = (), **progress: Any) -> Any:
+    """As much of a run as its view needs; its events are given, and each step takes a quarter of a second."""
+    losses = {"last_loss": 1.5, "best_loss": 1.5, "best_step": 10, "last_step": step, "train_loss": 1.4}
+    model = SimpleNamespace(config=CONFIG.model_config(len(alphabet) + 1, len(alphabet)))
+    run = SimpleNamespace(
+        progress=SimpleNamespace(**{**losses, "seconds": step / 4, **progress}),
+        config=CONFIG,
+        folder=Path("my runs/a"),
+        notes=("something to know",),
+        corpus=SimpleNamespace(name="book.txt", characters=12_345, alphabet=alphabet),
+        tokenizer=Tokenizer.from_alphabet(alphabet),
+        state=SimpleNamespace(step=step, model=model),
+        compute=SimpleNamespace(device="cpu", blas=SimpleNamespace(source="OpenBLAS 1.2", hint=None)),
+        peak_memory_mib=lambda: 1234.5,
+        out_of_patience=False,
+        stops=0,
+    )
+
+    def happen() -> Iterator[Any]:
+        for event in events:
+            run.state.step, run.progress.seconds = event.step, event.step / 4
+            if isinstance(event, Evaluated):
+                run.progress.last_loss = event.loss
+            yield event
+
+    def stop() -> None:
+        run.stops += 1
+
+    run.events, run.stop = happen, stop
+    return run
+
+
+def show(*events: Any) -> None:
+    """A run from its very beginning."""
+    run = run_of(0, events=events, last_loss=None, best_loss=None)
+    with contextlib.closing(Bar(run)) as bar:
+        for event in run.events():
+            bar.show(event)
+
+
+def test_without_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where stderr is no terminal there is no bar: samples, validations, and a plain line at first and then seldom."""
+    show(*EVENTS)
+    # ten windows of four characters a step, four steps a second, nine steps left
+    first = "step 1/10: loss 4.250, 160 tokens/s, 1,234 MiB, 00:02 left"
+    assert capsys.readouterr() == ("", "\n".join([first, *SAID, ""]))
+    monkeypatch.setattr(training_view, "PLAIN_LINE_EVERY", 0.0)
+    show(*EVENTS)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:2] == [first, "step 2/10: loss 4.000, 160 tokens/s, 1,234 MiB, 00:02 left"]
+    assert lines[-2] == "step 3/10: loss 3.500, val 3.988, 160 tokens/s, 1,234 MiB, 00:01 left"
+
+
+def test_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a terminal a bar says how far the run is and how it does; validations and samples stay above it."""
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", screen)
+    show(*EVENTS)
+    drawn = [line for line in re.split(r"[\r\n]", screen.getvalue()) if line.strip()]
+    assert [line for line in drawn if line in SAID] == SAID
+    assert drawn[-1].startswith("3/10 ")
+    assert "loss 3.500, val 3.988, 160 tokens/s, 1,234 MiB [" in drawn[-1]
+    assert capsys.readouterr().out == ""
+
+
+def test_a_resumed_run_counts_its_own_steps() -> None:
+    """The speed of a run that goes on from step 8 is that of its new steps, not of all."""
+    run = run_of(8, seconds=100.0)
+    with contextlib.closing(Bar(run)) as bar:
+        run.state.step, run.progress.seconds = 9, 100.5
+        assert bar.status(2.0) == "loss 2.000, val 1.500, 80 tokens/s, 1,234 MiB"
+
+
+def test_introduction() -> None:
+    """Before it begins a run says where it goes, on what text, with what model, for how long, and what computes."""
+    run = run_of(0)
+    lines = [
+        "model folder   my runs/a",
+        "text           book.txt: 12,345 characters, 8 different",
+        # 9 x 8 + 4 x 8 embedded, 872 in the block, 16 in the last norm
+        "model          gpt2, 1 layers x 8, 992 parameters",
+        "training       10 steps of 10 x 4 characters, muon, on CPU, OpenBLAS 1.2",
+    ]
+    assert introduction(run).splitlines() == lines
+    run.compute.blas.hint = "a faster one can be had"
+    run.state.step = 3
+    assert introduction(run).splitlines() == [*lines, "going on from  step 3", "a faster one can be had"]
+    run.compute.device = "gpu"
+    assert introduction(run).splitlines()[-2:] == [
+        lines[-1].replace("CPU, OpenBLAS 1.2", "GPU"),
+        "going on from  step 3",
+    ]
+
+
+# The end of a run
+
+
+@pytest.mark.parametrize(
+    ("losses", "optimizer", "expected"),
+    [
+        ({"last_loss": 1.6, "best_loss": 1.5}, "adamw", "It overfits: .* more --dropout, or fewer --steps"),
+        ({"last_loss": 1.6, "best_loss": 1.5}, "muon", "It overfits: .* a stronger --muon-weight-decay, or"),
+        ({"last_loss": 1.5, "train_loss": 1.2}, "muon", "It begins to learn the text by heart"),
+        ({"last_loss": 1.5, "train_loss": 1.4}, "muon", "It does not overfit yet"),
+        ({"last_loss": 1.506, "train_loss": 1.5}, "muon", "It does not overfit yet"),
+    ],
+)
+def test_advice(losses: dict[str, float], optimizer: str, expected: str) -> None:
+    """Overfitting is what the validation loss says; the cure is a setting that the run's optimizer has."""
+    run = run_of(**losses)
+    run.config = dataclasses.replace(CONFIG, optimizer=optimizer)
+    assert re.match(expected, advice(run))
+
+
+def test_conclusion() -> None:
+    """A finished run says how good it is and how to write with it; one that was stopped says how to go on."""
+    text = conclusion(run_of())
+    assert "After 10 steps the validation loss is 1.5000; it was best, 1.5000, after step 10" in text
+    assert "mlx-tinylm generate --weights 'my runs/a' --prompt ROMEO:" in text
+    assert "--resume" not in text
+    between = conclusion(run_of(step=9, last_step=5, best_step=5))
+    assert between.startswith("Stopped at step 9 of 10.\nAfter 5 steps the validation loss is 1.5000")
+    assert between.endswith("mlx-tinylm train --resume 'my runs/a'")
+    early = conclusion(run_of(step=4, best_loss=None, last_loss=None))
+    assert early.startswith("Stopped at step 4 of 10, before the first validation.")
+    assert early.endswith("mlx-tinylm train --resume 'my runs/a'")
+    impatient = run_of(step=9)
+    impatient.out_of_patience = True
+    assert conclusion(impatient).endswith("mlx-tinylm train --resume 'my runs/a' --patience off")
+
+
+@pytest.mark.parametrize(
+    ("alphabet", "prompt"),
+    [
+        ("ROMEO: abc", "ROMEO:"),
+        ("\nzeb!", "b"),
+        ("\n 0123", " "),
+        ('"$`\\\n', '"'),
+        ("'\t", "'"),
+        ("אבג ", "א"),
+        ("\n\r", None),
+    ],
+)
+def test_the_printed_command_can_be_pasted(alphabet: str, prompt: str | None) -> None:
+    """A shell gives the program a prompt that the model knows; without one that can be shown it is left out."""
+    run = run_of(alphabet=alphabet)
+    (line,) = (line for line in conclusion(run).splitlines() if "generate" in line)
+    words = shlex.split(line.removeprefix("Write with it:"))
+    expected = [] if prompt is None else ["--prompt", prompt]
+    assert words == ["mlx-tinylm", "generate", "--weights", "my runs/a", *expected]
+    run.tokenizer.encode(prompt or "\n")
+
+
+# From the beginning to the end
+
+
+def test_a_whole_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """Notes and introduction come first, events as they happen, and the last words alone go to stdout."""
+    run = run_of(0, events=[Stepped(step, 2.0, 1.0) for step in range(1, 11)])
+    show_training(run)
+    out, err = capsys.readouterr()
+    assert out == conclusion(run) + "\n"
+    assert err.startswith(f"something to know\n{introduction(run_of(0))}\nstep 1/10: ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_run_gently(number: signal.Signals, capfd: pytest.CaptureFixture[str]) -> None:
+    """The first signal asks the run to stop and says so, the next would end the process; handlers come back."""
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+
+    def events() -> Iterator[Any]:
+        yield Stepped(1, 2.0, 1.0)
+        os.kill(os.getpid(), number)
+        assert run.stops == 1
+        # a second one, of either kind, is the system's to handle
+        assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == [signal.SIG_DFL] * 2
+        yield Stepped(2, 2.0, 1.0)
+
+    run = run_of(0, events=events())
+    with pytest.raises(SystemExit) as ended:
+        show_training(run)
+    assert ended.value.code == 128 + number
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+    out, err = capfd.readouterr()
+    assert "finishing this step and saving; once more leaves at once" in err
+    assert "mlx-tinylm train --resume" in out
+
+
+def test_a_closed_pipe_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody reads the messages any more, the run is asked to stop, as by Ctrl-C, and still saves."""
+
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            if text.startswith("step"):
+                raise BrokenPipeError
+            return super().write(text)
+
+    monkeypatch.setattr(sys, "stderr", Closed())
+    run = run_of(0, events=EVENTS)
+    show_training(run)
+    assert run.stops
+    assert run.state.step == 3

@@ -1,0 +1,38 @@
+"""The public names of the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny_runs import PLAIN, write_text
+
+import mlx_tinylm
+from mlx_tinylm.run_folder.events import Evaluated, Saved, Stepped
+
+
+def test_all_names_are_there() -> None:
+    """Each public name can be had, and no other."""
+    assert all(getattr(mlx_tinylm, name) for name in mlx_tinylm.__all__)
+    with pytest.raises(AttributeError, match="module 'mlx_tinylm' has no attribute 'fit'"):
+        _ = mlx_tinylm.fit
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_train(tmp_path: Path) -> None:
+    """A few lines of Python train, say what happens, and write with the result; mistakes are the program's own."""
+    folder, text = tmp_path / "model", str(write_text(tmp_path / "text.txt"))
+    settings = PLAIN.to_json() | {"steps": 4}
+    events = list(mlx_tinylm.train(folder, text, **settings))
+    assert [event.step for event in events if isinstance(event, Stepped)] == [1, 2, 3, 4]
+    assert {type(event) for event in events} == {Stepped, Evaluated, Saved}
+    assert "".join(mlx_tinylm.stream_generate(*mlx_tinylm.load(folder), "The", max_tokens=5))
+    tuned = mlx_tinylm.train(tmp_path / "tuned", [text], "nano", init_from=str(folder), steps=1, sample_every=None)
+    assert [type(event) for event in tuned] == [Stepped, Evaluated, Saved]
+    for message, more in [
+        ("has something in it already", {}),
+        ("no preset 'huge'", {"preset": "huge"}),
+        ("steps must be a whole number", {"steps": 0}),
+    ]:
+        with pytest.raises(mlx_tinylm.TinyLMError, match=message):
+            next(mlx_tinylm.train(folder, [text], **{**settings, **more}))
