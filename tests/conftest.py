@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from pydoc_data.topics import topics
 
 import numpy as np
 import pytest
 
-from mlx_tinylm.backend.blas import use_fast_blas
+from mlx_tinylm.backend.devices import prepare
+from mlx_tinylm.files import cache_dir
 from mlx_tinylm.model_folder.config import ModelConfig
 from mlx_tinylm.model_folder.folder import write_folder
 from mlx_tinylm.model_folder.layout import tensor_shapes
@@ -16,7 +18,7 @@ from mlx_tinylm.model_folder.tensor_files import Tensors, write_tensors
 from mlx_tinylm.text.tokenizer import Tokenizer
 
 # Test files import MLX before anything that would set this up, and by then it is too late.
-use_fast_blas()
+prepare()
 
 
 def random_tensors(config: ModelConfig, seed: int = 0) -> Tensors:
@@ -48,15 +50,29 @@ def random_folder(folder: Path, config: ModelConfig, seed: int = 0) -> Path:
     return folder
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that fetch something run only where that is asked for."""
+    if os.environ.get("MLX_TINYLM_TEST_NETWORK") != "1":
+        for item in items:
+            if item.get_closest_marker("network"):
+                item.add_marker(pytest.mark.skip(reason="needs a package index: set MLX_TINYLM_TEST_NETWORK=1"))
+
+
 @pytest.fixture(scope="session")
 def english() -> str:
     """Half a million characters of real text that come with every CPython."""
     return "".join(topics[name] for name in sorted(topics))
 
 
+def use_cache(patch: pytest.MonkeyPatch, home: Path) -> Path:
+    """Let the program keep what it keeps below `home`; its folder there, which does not exist yet."""
+    for name in ("HOME", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        patch.setenv(name, str(home))
+    cache_dir().parent.mkdir(parents=True, exist_ok=True)
+    return cache_dir()
+
+
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Encoded corpora are kept in a folder of the test's own."""
-    folder = tmp_path / "cache"
-    monkeypatch.setattr("mlx_tinylm.text.ids.cache_dir", lambda: folder)
-    return folder
+    return use_cache(monkeypatch, tmp_path / "home")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from other_tools import exported
-from test_export import METRICS, TRAINED, with_run
+from tiny_models import METRICS, TEXT, with_run
 
 from mlx_tinylm.export.folder import export
 
@@ -38,5 +38,5 @@ def test_front_matter(tmp_path: Path) -> None:
     assert (card.data.library_name, card.data.pipeline_tag) == ("mlx", "text-generation")
     assert {"mlx", "gpt2", "character-level"} <= set(card.data.tags)
     loss = card.data.eval_results[0]
-    assert loss.dataset_name == " ".join(json.loads(TRAINED)["corpus"]["name"].split())
+    assert loss.dataset_name == " ".join(TEXT.split())
     assert loss.metric_value == min(json.loads(line).get("val_loss", 9) for line in METRICS.splitlines())

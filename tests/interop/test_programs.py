@@ -50,7 +50,7 @@ def greedy(folder: Path, backend: str = "numpy") -> str:
 
 
 def mlx_lm_generate(folder: Path) -> list[str]:
-    """What mlx_lm.generate prints about "ROMEO:", in the pieces in which it arrives; greedy is its default."""
+    """What mlx_lm.generate prints about "ROMEO:", in the pieces in which it prints it; greedy is its default."""
     arguments = ["--prompt", "ROMEO:", "--ignore-chat-template", "--max-tokens", str(LENGTH), "--model"]
     path = Path(sys.executable).with_name("mlx_lm.generate")
     pieces = []
