@@ -18,7 +18,7 @@ from mlx_tinylm.run_folder.events import Evaluated, Event, Sampled, Stepped
 if TYPE_CHECKING:
     from types import FrameType
 
-    from mlx_tinylm.training.running import Run
+    from mlx_tinylm.training.live_run import Run
 
 PLAIN_LINE_EVERY = 10.0  # seconds between two lines where there is no terminal to draw a bar on
 OVERFITS = 1.005  # last validation loss over the best one, from where on it is called overfitting

@@ -1,7 +1,7 @@
 """A training run in its folder: started anew or resumed, the folder locked for as long as it goes on.
 
 Each is a straight line: open the text, read its alphabet, choose a tokenizer, encode, make or restore the state, write
-the folder. What a run does once it is under way is in running.py, so that each of the two fits into one's head.
+the folder. What a run does once it is under way is in live_run.py, so that each of the two fits into one's head.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from mlx_tinylm.text.ids import Dataset, UnknownCharactersError, check_length, e
 from mlx_tinylm.text.named_corpora import DEFAULT_CORPUS, NAMED
 from mlx_tinylm.text.tokenizer import Tokenizer
 from mlx_tinylm.training import checkpoint
-from mlx_tinylm.training.running import Progress, Run
+from mlx_tinylm.training.live_run import Progress, Run
 from mlx_tinylm.training.state import TrainState, check_memory, kept_tensors, new_state
 
 # What does not decide the steps already made.

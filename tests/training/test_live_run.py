@@ -28,8 +28,8 @@ from mlx_tinylm.model_folder.layout import transposed
 from mlx_tinylm.model_folder.tensor_files import read_safetensors
 from mlx_tinylm.run_folder.events import Evaluated, Sampled, Saved, Stepped
 from mlx_tinylm.run_folder.settings import TrainConfig
-from mlx_tinylm.training import checkpoint, run, running
-from mlx_tinylm.training.running import Due, next_due
+from mlx_tinylm.training import checkpoint, live_run, run
+from mlx_tinylm.training.live_run import Due, next_due
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -102,7 +102,7 @@ def test_metrics(tmp_path: Path, text: Path) -> None:
 def validations(monkeypatch: pytest.MonkeyPatch, *figures: float) -> None:
     """Let the validations of a run give these losses, one after the other."""
     given = iter(figures)
-    monkeypatch.setattr(running, "validate", lambda *_: next(given))
+    monkeypatch.setattr(live_run, "validate", lambda *_: next(given))
 
 
 def test_best_weights_are_kept(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
