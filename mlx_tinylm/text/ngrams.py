@@ -21,14 +21,17 @@ def ngram_losses(train: Ids, held_out: Ids, vocab_size: int, longest: int = 5) -
     """
     targets = len(held_out) - 1
     chance: npt.NDArray[np.float64] = np.full(targets, 1 / vocab_size)
-    losses = []
+    losses: list[float] = []
     for n in range(1, longest + 1):
+        whole = targets - max(n - 2, 0)  # the first targets have no whole history: they keep the shorter model's chance
+        if whole < 1 or len(train) < n:  # so short a text has no history of this length
+            losses.append(losses[-1])
+            continue
         grams, gram_counts = np.unique(_keys(train, n, vocab_size), return_counts=True)
         histories, first = np.unique(grams // vocab_size, return_index=True)  # grams are sorted by history
         seen_after = np.add.reduceat(gram_counts, first)
         kinds_after = np.diff(np.append(first, len(grams)))
-        # the first targets have no whole history: they keep the shorter model's chance
-        wanted = _keys(held_out, n, vocab_size)[-(targets - max(n - 2, 0)) :]
+        wanted = _keys(held_out, n, vocab_size)[-whole:]
         count = _look_up(grams, gram_counts, wanted)
         total = _look_up(histories, seen_after, wanted // vocab_size)
         kinds = _look_up(histories, kinds_after, wanted // vocab_size)
