@@ -42,7 +42,7 @@ def __getattr__(name: str) -> Any:
 
 def train(
     folder: Path | str,
-    data: Sequence[str] = (),
+    data: str | Path | Sequence[str | Path] = (),
     preset: str = "tiny",
     *,
     device: str = "auto",
@@ -66,7 +66,7 @@ def train(
     compute = prepare(device, spread=True)  # before MLX is imported, as it is by what follows
     from mlx_tinylm.training import run
 
-    texts = [data] if isinstance(data, str) else data
+    texts = [str(item) for item in ([data] if isinstance(data, (str, Path)) else data)]
     origin = Path(init_from) if init_from else None
     with run.start(compute, Path(folder), config, texts, origin, force, settings.keys()) as running:
         yield from running.events()

@@ -21,13 +21,13 @@ def test_all_names_are_there() -> None:
 @pytest.mark.usefixtures("own_cache")
 def test_train(tmp_path: Path) -> None:
     """A few lines of Python train, say what happens, and write with the result; mistakes are the program's own."""
-    folder, text = tmp_path / "model", str(write_text(tmp_path / "text.txt"))
+    folder, text = tmp_path / "model", write_text(tmp_path / "text.txt")
     settings = PLAIN.to_json() | {"steps": 4}
     events = list(mlx_tinylm.train(folder, text, **settings))
     assert [event.step for event in events if isinstance(event, Stepped)] == [1, 2, 3, 4]
     assert {type(event) for event in events} == {Stepped, Evaluated, Saved}
     assert "".join(mlx_tinylm.stream_generate(*mlx_tinylm.load(folder), "The", max_tokens=5))
-    tuned = mlx_tinylm.train(tmp_path / "tuned", [text], "nano", init_from=str(folder), steps=1, sample_every=None)
+    tuned = mlx_tinylm.train(tmp_path / "tuned", [str(text)], "nano", init_from=str(folder), steps=1, sample_every=None)
     assert [type(event) for event in tuned] == [Stepped, Evaluated, Saved]
     for message, more in [
         ("has something in it already", {}),
