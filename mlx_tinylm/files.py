@@ -1,28 +1,28 @@
-"""Files written whole or not at all, damage that is found when they are read, and folders one process owns."""
+"""Files and folders written whole or not at all, read with errors that name them, and owned by one process."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import errno
 import json
 import os
 import shutil
 import stat
 import sys
 import time
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from mlx_tinylm.errors import TinyLMError
 
-CHECKSUM, FIRST = 4, 1  # bytes, and what the CRC-32 begins with: four zeros are no whole file
-BLOCK = 1 << 20  # bytes read at once
+CACHE = "MLX_TINYLM_CACHE"  # the variable that moves the cache
 
 
 def cache_dir() -> Path:
-    """The user's cache folder for this program; it may not exist yet."""
+    """The user's cache folder for this program, or what MLX_TINYLM_CACHE says; it may not exist yet."""
+    if chosen := os.environ.get(CACHE):
+        return Path(chosen).expanduser()
     if sys.platform == "darwin":
         base = Path.home() / "Library" / "Caches"
     elif sys.platform == "win32":
@@ -52,39 +52,59 @@ def write_atomically(path: Path, content: bytes | str | Iterable[bytes]) -> None
         os.replace(beside, path)
         flush(path.parent)
     except OSError as error:
-        raise TinyLMError(f"{path}: cannot be written ({error.strerror or error})") from None
+        raise unwritable(path, error) from None
     finally:
         with contextlib.suppress(OSError):  # gone, or the folder is not one: the first error is the one to tell
             beside.unlink()
 
 
 @contextlib.contextmanager
-def folder_in_place(final: Path) -> Iterator[Path]:
-    """A folder to fill, which takes the name `final` at the end, or is gone where something goes wrong.
+def filled_folder(final: Path, replaces: Collection[str] = ()) -> Iterator[Path]:
+    """A folder to fill. At the end `final` has what is in it; where something goes wrong, `final` is as it was.
 
-    A folder of that name is put aside, with all that is in it, and removed once the new one has its name.
-    What a killed process leaves has a name that `remove_leftovers` finds. Raises TinyLMError naming `final`.
+    A new folder takes its name by one rename. In one that exists, the entries named in `replaces` give way, and the
+    others stay, as do the folder's mode and what is mounted on it. Raises TinyLMError naming `final`.
+    What a killed process leaves has a name that `remove_leftovers` finds.
     """
     target = Path(os.path.realpath(final))  # a link stays a link
-    beside, old = (target.with_name(f".{target.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old.tmp"))
-    for leftover in (beside, old):  # of a process that had the same number
-        remove(leftover)
-    make_folder(beside)
+    exists = target.is_dir()
+    beside = target / f".new.{os.getpid()}.tmp" if exists else target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
+        remove(beside)  # of a process that had the same number
+        beside.mkdir(parents=True)
         yield beside
-        with contextlib.suppress(FileNotFoundError):  # nothing has the name
-            os.rename(target, old)
-        os.rename(beside, target)
+        if exists:
+            _exchange(beside, target, replaces)
+        else:
+            os.rename(beside, target)
         flush(target.parent)
     except OSError as error:
-        raise TinyLMError(f"{final}: cannot be written ({error.strerror or error})") from None
+        raise unwritable(final, error) from None
+    except TinyLMError as error:
+        raise TinyLMError(str(error).replace(str(beside), str(final))) from None
     finally:
-        if not target.exists():
-            with contextlib.suppress(OSError):  # there was none before either, or the disk fails
-                os.rename(old, target)
-        if target.exists():
-            remove(old)
         remove(beside)
+
+
+def _exchange(new: Path, target: Path, replaces: Collection[str]) -> None:
+    """Move what is in `new` into `target`, in the place of the entries named in `replaces`, or leave all as it was."""
+    old = target / f".old.{os.getpid()}.tmp"
+    remove(old)
+    old.mkdir()
+    moved: list[tuple[Path, Path]] = []
+    ways = [(target / name, old / name) for name in sorted(replaces) if os.path.lexists(target / name)]
+    ways += [(path, target / path.name) for path in sorted(new.iterdir())]
+    try:
+        for source, destination in ways:
+            os.rename(source, destination)
+            moved.append((source, destination))
+    except BaseException:
+        for source, destination in reversed(moved):
+            os.rename(destination, source)
+        old.rmdir()
+        raise
+    flush(target)
+    remove(old)
 
 
 def flush(path: Path) -> None:
@@ -130,7 +150,25 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TinyLMError(f"{folder}: cannot be created ({error.strerror})") from None
+        raise unwritable(folder, error, "created") from None
+
+
+ADVICE = {
+    errno.ENOSPC: "make room on its disk",
+    errno.EDQUOT: "make room within your quota",
+    errno.EFBIG: "its file system, or a limit of the shell, allows no larger files",
+    errno.EACCES: "you may not write there: change its permissions, or choose another place",
+    errno.EPERM: "you may not write there: change its permissions, or choose another place",
+    errno.EROFS: "its disk is read-only: choose another place",
+    errno.ENOENT: "its folder is gone: put it back, or choose another place",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
+
+def unwritable(path: Path, error: OSError, what: str = "written") -> TinyLMError:
+    """The error that says why `path` cannot be written, and what helps."""
+    advice = ADVICE.get(error.errno or 0)
+    return TinyLMError(f"{path}: cannot be {what} ({error.strerror or error}){f'; {advice}' if advice else ''}")
 
 
 # Reading
@@ -164,66 +202,6 @@ def to_json(content: Any) -> str:
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     # What UTF-8 cannot hold, as half of a surrogate pair in a file's name, becomes JSON's own escape.
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-# Finding damage
-
-
-def digest(*parts: bytes | memoryview) -> str:
-    """The SHA-256 of the parts one after the other, in hexadecimal."""
-    found = hashlib.sha256()
-    for part in parts:
-        found.update(part)
-    return found.hexdigest()
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal; raises OSError where it cannot be read."""
-    found = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(BLOCK):
-            found.update(block)
-    return found.hexdigest()
-
-
-def sealed(content: dict[str, Any]) -> str:
-    """`to_json` of an object with its own SHA-256 in it, for `read_sealed`."""
-    return to_json(content | {"sha256": _seal(content)})
-
-
-def read_sealed(path: Path) -> dict[str, Any]:
-    """What `sealed` wrote; raises TinyLMError naming the file where anything in it has changed since."""
-    content = read_json(path)
-    seal = content.pop("sha256", None) if isinstance(content, dict) else None
-    if seal is None or seal != _seal(content):
-        raise TinyLMError(f"{path}: is damaged or was edited (its SHA-256 is not the one recorded)")
-    return dict(content)
-
-
-def _seal(content: dict[str, Any]) -> str:
-    return digest(json.dumps(content, sort_keys=True).encode())
-
-
-def with_checksum(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """The blocks, then their CRC-32 in CHECKSUM bytes: for a file of the cache, which is checked before each use."""
-    checksum = FIRST
-    for block in blocks:
-        checksum = zlib.crc32(block, checksum)
-        yield block
-    yield checksum.to_bytes(CHECKSUM, "little")
-
-
-def ends_in_checksum(path: Path) -> bool:
-    """Whether a file is there, can be read, and is what `with_checksum` gave."""
-    try:
-        with open(path, "rb") as file:
-            left, checksum = path.stat().st_size - CHECKSUM, FIRST
-            while left > 0 and (block := file.read(min(left, BLOCK))):
-                checksum = zlib.crc32(block, checksum)
-                left -= len(block)
-            return left == 0 and file.read() == checksum.to_bytes(CHECKSUM, "little")
-    except OSError:
-        return False
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from tiny_runs import PLAIN, metrics, train
 from mlx_tinylm.backend.choose import LanguageModel, load
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.evaluation import Evaluation, EvaluationReport, evaluate, evaluate_text
-from mlx_tinylm.files import read_sealed, sealed
+from mlx_tinylm.integrity import read_sealed, sealed
 from mlx_tinylm.memorised import memorised_share
 from mlx_tinylm.model_folder.config import GPT2Config, Qwen3Config
 from mlx_tinylm.model_folder.folder import WEIGHTS

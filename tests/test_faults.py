@@ -41,8 +41,9 @@ from tiny_runs import (
 
 from mlx_tinylm.backend.choose import load
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.files import cache_dir, read_sealed
+from mlx_tinylm.files import cache_dir
 from mlx_tinylm.generation import generate, stream_generate
+from mlx_tinylm.integrity import read_sealed
 from mlx_tinylm.run_folder.events import Evaluated, Sampled, Saved, Stepped
 from mlx_tinylm.training import checkpoint, run
 
@@ -226,7 +227,7 @@ def test_a_full_disk_says_how_to_go_on(runs: Path, tmp_path: Path) -> None:
             list(running.events())
     message = str(caught.value)
     assert message.startswith(f"{folder / 'metrics.jsonl'}: cannot be written (No space left on device)")
-    assert message.endswith(f"then go on from the last checkpoint: mlx-tinylm train --resume {folder}")
+    assert message.endswith(f"Then go on from the last checkpoint: mlx-tinylm train --resume {folder}")
     with pytest.raises(TinyLMError, match=r"metrics\.jsonl: not a file"):
         resume(folder)
 

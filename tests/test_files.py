@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
-import hashlib
-import json
 import os
 import signal
 import subprocess
@@ -18,19 +17,14 @@ import pytest
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.files import (
     cache_dir,
-    digest,
-    ends_in_checksum,
-    folder_in_place,
+    filled_folder,
     lock,
     make_folder,
     read,
     read_json,
-    read_sealed,
     remove_leftovers,
-    sealed,
-    sha256_of,
     to_json,
-    with_checksum,
+    unwritable,
     write_atomically,
 )
 
@@ -93,7 +87,7 @@ def test_the_old_file_stays_where_a_write_fails(call: str, tmp_path: Path, monke
     monkeypatch.setattr(os, call, full_disk)
     with pytest.raises(TinyLMError) as error:
         write_atomically(path, "new")
-    assert str(error.value) == f"{path}: cannot be written (No space left on device)"
+    assert str(error.value) == f"{path}: cannot be written (No space left on device); make room on its disk"
     assert content_of(tmp_path) == {"file": "old"}
 
 
@@ -153,74 +147,138 @@ def test_folders_are_made_or_the_reason_is_given(tmp_path: Path) -> None:
         assert str(error.value).startswith(f"{place}: cannot be created (")
 
 
-# A folder in place of another
-
-
-def test_a_folder_takes_its_name_when_it_is_filled(tmp_path: Path) -> None:
-    """Until the end the old folder stands under the name, then the new one, link or not; nothing else is left."""
-    (tmp_path / "link").symlink_to("final")
-    for name, before, new in (("final", "", "1"), ("final", "1", "2"), ("link", "2", "3")):
-        with folder_in_place(tmp_path / name) as beside:
-            (beside / new).write_text(new)
-            assert not before or content_of(tmp_path / "final") == {before: before}
-        assert content_of(tmp_path / "final") == {new: new}
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["final", "link"]
-    assert (tmp_path / "link").is_symlink()
+# Folders
 
 
 class Killed(BaseException):
     """No handler of errors stops this."""
 
 
-@pytest.mark.parametrize("filled", [True, False])
+def test_a_new_folder_takes_its_name_when_it_is_filled(tmp_path: Path) -> None:
+    """Until the end there is no folder of the name; then it has all files, and nothing else is left."""
+    final = tmp_path / "above" / "final"
+    with filled_folder(final) as beside:
+        (beside / "file").write_text("x")
+        assert not final.exists()
+    assert content_of(tmp_path) == {"above/final/file": "x"}
+    assert os.listdir(final.parent) == ["final"]
+
+
+def test_a_folder_that_exists_stays_and_gets_new_files(tmp_path: Path) -> None:
+    """The folder itself, its mode, and what is not to be replaced stay; what is replaced goes, named again or not."""
+    final = tmp_path / "final"
+    (final / "part").mkdir(parents=True)
+    for name in ("part/a", "both", "gone", "notes"):
+        (final / name).write_text("old")
+    final.chmod(0o750)
+    (tmp_path / "link").symlink_to("final")
+    before = final.stat()
+    with filled_folder(tmp_path / "link", ("part", "both", "gone", "never there")) as beside:
+        (beside / "part").mkdir()
+        for name in ("part/b", "both", "new"):
+            (beside / name).write_text("new")
+        assert (final / "both").read_text() == "old"
+    assert content_of(final) == {"part/b": "new", "both": "new", "new": "new", "notes": "old"}
+    assert (final.stat().st_ino, final.stat().st_mode) == (before.st_ino, before.st_mode)
+    assert sorted(os.listdir(tmp_path)) == ["final", "link"]
+
+
+def test_a_folder_that_somebody_else_made_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    """A folder that came to be while the new one was filled is not replaced."""
+    final = tmp_path / "final"
+
+    def fill() -> None:
+        with filled_folder(final) as beside:
+            (beside / "new").write_text("x")
+            final.mkdir()
+            (final / "theirs").write_text("y")
+
+    with pytest.raises(TinyLMError, match="final: cannot be written"):
+        fill()
+    assert content_of(tmp_path) == {"final/theirs": "y"}
+
+
+@pytest.mark.parametrize("at", ["filling", "aside", "in"])
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), TinyLMError("mistake"), Killed("gone")])
-def test_a_folder_that_fails_leaves_the_old_one(
-    error: BaseException, filled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_folder_that_fails_is_as_it_was(
+    error: BaseException, at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever goes wrong, in filling or in renaming, the old folder is there as before, and nothing beside it."""
+    """Whatever goes wrong, in filling or in moving files out and in, the old files are there and nothing else is."""
     final = tmp_path / "final"
     final.mkdir()
-    (final / "old").write_text("x")
+    for name in ("a", "b", "c"):
+        (final / name).write_text("old")
     rename = os.rename
+    fails = {"aside": final / "b", "in": final / ".new" / "b"}.get(at)
 
-    def fails_for_the_new(source: Any, target: Any) -> None:
-        if (Path(source) / "new").exists():
+    def rename_until(source: Any, target: Any) -> None:
+        if fails and Path(source).name == fails.name and Path(source).parent.name[:4] == fails.parent.name[:4]:
             raise error
         rename(source, target)
 
     def fill() -> None:
-        with folder_in_place(final) as beside:
-            (beside / "new").write_text("x")
-            if not filled:
+        with filled_folder(final, ("a", "b")) as beside:
+            for name in ("a", "b"):
+                (beside / name).write_text("new")
+            if at == "filling":
                 raise error
 
-    monkeypatch.setattr(os, "rename", fails_for_the_new)
-    expected = f"{final}: cannot be written (No space left on device)" if isinstance(error, OSError) else str(error)
+    monkeypatch.setattr(os, "rename", rename_until)
+    full = f"{final}: cannot be written (No space left on device); make room on its disk"
     with pytest.raises((TinyLMError, Killed)) as caught:
         fill()
-    assert str(caught.value) == expected
-    assert content_of(tmp_path) == {"final/old": "x"}
-    assert list(tmp_path.iterdir()) == [final]
+    assert str(caught.value) == (full if isinstance(error, OSError) else str(error))
+    assert content_of(tmp_path) == {f"final/{name}": "old" for name in ("a", "b", "c")}
+    assert sorted(os.listdir(final)) == ["a", "b", "c"]
 
 
-def test_leftovers_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_name_the_folder_and_not_where_it_is_filled(tmp_path: Path) -> None:
+    """What cannot be written while a folder is filled is told under the name that the user gave."""
+    (tmp_path / "file").write_text("x")
+
+    def fill(final: Path) -> None:
+        with filled_folder(final) as beside:
+            write_atomically(beside / "missing" / "file", "x")
+
+    with pytest.raises(TinyLMError) as caught:
+        fill(tmp_path / "final")
+    assert str(caught.value).startswith(f"{tmp_path / 'final' / 'missing' / 'file'}: cannot be written (No such file")
+    with pytest.raises(TinyLMError) as caught:
+        fill(tmp_path / "file" / "final")
+    assert str(caught.value) == f"{tmp_path / 'file' / 'final'}: cannot be written (Not a directory)"
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "make room on its disk"),
+        (errno.EACCES, "you may not write there: change its permissions, or choose another place"),
+        (errno.EROFS, "its disk is read-only: choose another place"),
+        (errno.ENOENT, "its folder is gone: put it back, or choose another place"),
+        (errno.EIO, None),
+    ],
+)
+def test_each_error_has_its_own_advice(number: int, advice: str | None) -> None:
+    """A full disk asks for room, a forbidden place for permissions; nothing is said where nothing is known to help."""
+    reason = os.strerror(number)
+    expected = f"x: cannot be written ({reason})" + (f"; {advice}" if advice else "")
+    assert str(unwritable(Path("x"), OSError(number, reason))) == expected
+
+
+def test_leftovers_are_removed(tmp_path: Path) -> None:
     """What a killed process left half-written goes, or only what is old enough of it; everything else stays."""
-
-    def dead(*args: Any, **more: Any) -> Any:
-        raise Killed
-
-    (tmp_path / "final").mkdir()
-    with pytest.raises(Killed), monkeypatch.context() as patch, folder_in_place(tmp_path / "final"):
-        patch.setattr("shutil.rmtree", dead)  # the replaced folder is still there
+    for name in (".final.1.tmp", ".old.2.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("half")
     (tmp_path / ".file.123.tmp").write_text("half")
     os.utime(tmp_path / ".file.123.tmp", (0, 0))
     kept = [tmp_path / name for name in (".lock", "notes.tmp", "file")]
     for path in kept:
         path.write_text("keep")
     remove_leftovers(tmp_path, older_than=86_400)
-    assert [path.name.split(".")[1] for path in tmp_path.glob(".*.tmp")] == ["final"]
+    assert sorted(path.name for path in tmp_path.glob(".*.tmp")) == [".final.1.tmp", ".old.2.tmp"]
     remove_leftovers(tmp_path)
-    assert sorted(tmp_path.iterdir()) == sorted([*kept, tmp_path / "final"])
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
 
 
 # Reading
@@ -269,66 +327,6 @@ def test_json_round_trip(tmp_path: Path) -> None:
     assert text.endswith("}\n")
     write_atomically(tmp_path / "file", text)
     assert read_json(tmp_path / "file") == content
-
-
-# Finding damage
-
-
-def test_sha256(tmp_path: Path) -> None:
-    """The digest of parts, and of a file of several blocks, is that of their content."""
-    content = os.urandom(2_500_000)
-    (tmp_path / "file").write_bytes(content)
-    expected = hashlib.sha256(content).hexdigest()
-    assert sha256_of(tmp_path / "file") == digest(content[:7], memoryview(content)[7:]) == expected
-
-
-def test_sealed_content(tmp_path: Path) -> None:
-    """Sealed JSON comes back as it was; any change to it, or a missing seal, is noticed."""
-    path = tmp_path / "file"
-    content = {"step": 3, "nested": {"loss": 0.1}, "text": "é"}
-    write_atomically(path, sealed(content))
-    assert read_sealed(path) == content
-    raw = read_json(path)
-    for changed in ({**raw, "step": 4}, {**raw, "more": 1}, content, raw["nested"], [raw], None, {"sha256": None}):
-        path.write_text(json.dumps(changed))
-        with pytest.raises(TinyLMError, match=r"file: is damaged or was edited"):
-            read_sealed(path)
-
-
-def test_the_seal_is_the_one_on_users_disks() -> None:
-    """The seal is the SHA-256 of the compact JSON in sorted order: files that older versions wrote still verify."""
-    text = '{"step": 3, "text": "\\u00e9"}'
-    assert json.loads(sealed({"text": "é", "step": 3}))["sha256"] == hashlib.sha256(text.encode()).hexdigest()
-
-
-def test_sealed_content_nested_deeply(tmp_path: Path) -> None:
-    """Brackets nested to every depth around what Python's stack allows end in one line."""
-    limit = sys.getrecursionlimit()
-    for depth in [*range(limit - 150, limit + 4, 2), 100_000]:
-        (tmp_path / "file").write_text('{"sha256": "0", "a": ' + "[" * depth + "]" * depth + "}")
-        with pytest.raises(TinyLMError, match=r"file: "):
-            read_sealed(tmp_path / "file")
-
-
-@pytest.mark.parametrize("blocks", [[], [b"ab", b"", b"cd"], [bytes(2_500_000)]], ids=lambda b: repr(b)[:20])
-def test_a_checksum_finds_its_file_whole(blocks: list[bytes], tmp_path: Path) -> None:
-    """A file is known by the checksum at its end; one that is not there, and a folder, is not whole."""
-    path = tmp_path / "file"
-    assert not any(map(ends_in_checksum, (path, tmp_path)))
-    write_atomically(path, with_checksum(blocks))
-    assert path.read_bytes()[:-4] == b"".join(blocks)
-    assert ends_in_checksum(path)
-
-
-def test_a_checksum_finds_damage(tmp_path: Path) -> None:
-    """A flipped bit, a missing end, more than was written, and what a power cut leaves are all noticed."""
-    whole = b"".join(with_checksum([b"abcd"]))
-    bits = int.from_bytes(whole, "little")
-    damaged = [(bits ^ 1 << bit).to_bytes(8, "little") for bit in range(64)]
-    damaged += [whole[:end] for end in range(8)] + [whole + b"\0", whole + whole] + [bytes(n) for n in range(14)]
-    for content in damaged:
-        (tmp_path / "file").write_bytes(content)
-        assert not ends_in_checksum(tmp_path / "file")
 
 
 # Locks

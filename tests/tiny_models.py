@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_tinylm.files import sealed
+from mlx_tinylm.integrity import sealed
 from mlx_tinylm.model_folder.config import GPT2Config, ModelConfig, Qwen3Config
 from mlx_tinylm.run_folder.settings import TrainConfig
 

@@ -15,7 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.files import cache_dir, ends_in_checksum, make_folder, with_checksum, write_atomically
+from mlx_tinylm.files import cache_dir, make_folder, write_atomically
+from mlx_tinylm.integrity import ends_in_checksum, with_checksum
 
 PRODUCTS = ("cblas_sgemm", "cblas_dgemm", "cblas_cgemm")  # all that MLX's libmlx.so imports from a BLAS
 PREFIX = "mlx_tinylm_"  # before every other name in the copy

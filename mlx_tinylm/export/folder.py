@@ -19,7 +19,7 @@ from mlx_tinylm.checks import check
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.export.gguf import GGUF, check_gguf, write_gguf
 from mlx_tinylm.export.model_card import CARD, model_card
-from mlx_tinylm.files import flush, folder_in_place, read, write_atomically
+from mlx_tinylm.files import filled_folder, flush, read, write_atomically
 from mlx_tinylm.model_folder.config import GPT2Config, ModelConfig
 from mlx_tinylm.model_folder.folder import MLX_LM_PREFIX, WEIGHTS, ModelFolder, open_folder, write_folder
 from mlx_tinylm.model_folder.quantization import dequantised
@@ -82,7 +82,7 @@ def export(
         config = dataclasses.replace(config, quantization=None)
     if quantize:
         config, tensors = _quantised(config, tensors, quantize)
-    with folder_in_place(out) as folder:
+    with filled_folder(out, OWN_FILES) as folder:
         write_folder(folder, config, source.tokenizer, dtype)
         write_tensors(folder / WEIGHTS, tensors, dtype)
         if source.tokenizer.alphabet is None:

@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from mlx_tinylm.checks import brief
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.files import digest, read, write_atomically
+from mlx_tinylm.files import read, write_atomically
+from mlx_tinylm.integrity import digest
 
 Tensors = dict[str, npt.NDArray[Any]]
 

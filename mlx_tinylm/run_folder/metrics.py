@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.files import read, write_atomically
+from mlx_tinylm.files import read, unwritable, write_atomically
 from mlx_tinylm.run_folder.folder import METRICS
 
 
@@ -19,7 +18,7 @@ def append(folder: Path, metrics: dict[str, Any]) -> None:
         with open(folder / METRICS, "a", encoding="utf-8") as file:
             file.write(json.dumps(metrics) + "\n")
     except OSError as error:
-        raise TinyLMError(f"{folder / METRICS}: cannot be written ({error.strerror})") from None
+        raise unwritable(folder / METRICS, error) from None
 
 
 def truncate(folder: Path, step: int) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.files import read_json, read_sealed, sealed, sha256_of, write_atomically
+from mlx_tinylm.files import read_json, write_atomically
+from mlx_tinylm.integrity import read_sealed, sealed, sha256_of
 from mlx_tinylm.run_folder.folder import SETTINGS, TEXT
 from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.text.named_corpora import NAMED

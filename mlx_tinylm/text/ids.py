@@ -13,16 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.files import (
-    CHECKSUM,
-    cache_dir,
-    digest,
-    ends_in_checksum,
-    make_folder,
-    remove_leftovers,
-    with_checksum,
-    write_atomically,
-)
+from mlx_tinylm.files import CACHE, cache_dir, make_folder, remove_leftovers, write_atomically
+from mlx_tinylm.integrity import CHECKSUM, digest, ends_in_checksum, with_checksum
 from mlx_tinylm.text.corpus import Corpus
 from mlx_tinylm.text.tokenizer import Tokenizer, quoted
 
@@ -71,9 +63,12 @@ def encode(corpus: Corpus, tokenizer: Tokenizer) -> Ids:
     path = cache_dir() / "ids" / f"{key}.{dtype.name}"
     # A damaged file would train on other text, or past the end of a table.
     if not ends_in_checksum(path):
-        make_folder(path.parent)
-        remove_leftovers(path.parent, older_than=DAY)
-        write_atomically(path, with_checksum(ids.astype(dtype).tobytes() for ids in _arrays(corpus, tokenizer)))
+        try:
+            make_folder(path.parent)
+            remove_leftovers(path.parent, older_than=DAY)
+            write_atomically(path, with_checksum(ids.astype(dtype).tobytes() for ids in _arrays(corpus, tokenizer)))
+        except TinyLMError as error:
+            raise TinyLMError(f"{error}. Or name another folder: {CACHE}") from None
     count = (path.stat().st_size - CHECKSUM) // dtype.itemsize
     return np.memmap(path, dtype, mode="r", shape=(count,)) if count else np.zeros(0, dtype)
 

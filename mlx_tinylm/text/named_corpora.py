@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.files import cache_dir, digest, make_folder, sha256_of, write_atomically
+from mlx_tinylm.files import cache_dir, make_folder, write_atomically
+from mlx_tinylm.integrity import digest, sha256_of
 from mlx_tinylm.text import tinyshakespeare
 
 # Seconds for one address of a host to answer; a firewall that swallows packets costs this for each of a few.

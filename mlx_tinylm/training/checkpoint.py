@@ -17,7 +17,8 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.files import folder_in_place, read_sealed, remove, sealed, sha256_of, write_atomically
+from mlx_tinylm.files import filled_folder, remove, write_atomically
+from mlx_tinylm.integrity import read_sealed, sealed, sha256_of
 from mlx_tinylm.model_folder.tensor_files import read_safetensors, write_tensors
 from mlx_tinylm.run_folder.folder import CHECKPOINTS
 from mlx_tinylm.training.state import DIVERGED, TrainState
@@ -33,8 +34,9 @@ def save(run: Path, state: TrainState, progress: dict[str, Any]) -> Path:
     """
     final = run / CHECKPOINTS / _name(state.step)
     if not run.is_dir():
-        raise TinyLMError(f"{run}: is gone")
-    with folder_in_place(final) as beside:
+        raise TinyLMError(f"{run}: is gone; put it back")
+    _drop(final)  # there is none, unless its step is made a second time
+    with filled_folder(final) as beside:
         files = {}
         for name, part in _parts(state).items():
             tensors = {key: np.array(tensor) for key, tensor in part.items()}

@@ -203,4 +203,4 @@ class Run:
             yield
         except TinyLMError as error:
             command = f"mlx-tinylm train --resume {shlex.quote(str(self.folder))}"
-            raise TinyLMError(f"{error}; make room for it, then go on from the last checkpoint: {command}") from None
+            raise TinyLMError(f"{error}. Then go on from the last checkpoint: {command}") from None

@@ -18,7 +18,8 @@ import mlx.core as mx
 
 from mlx_tinylm.backend.devices import Compute
 from mlx_tinylm.errors import TinyLMError, escaped
-from mlx_tinylm.files import lock, make_folder, remove_leftovers, sha256_of, write_atomically
+from mlx_tinylm.files import lock, make_folder, remove_leftovers, write_atomically
+from mlx_tinylm.integrity import sha256_of
 from mlx_tinylm.model_folder.folder import WEIGHTS, ModelFolder, open_folder, read_config, read_tensors, write_folder
 from mlx_tinylm.model_folder.tensor_files import write_tensors
 from mlx_tinylm.run_folder import metrics

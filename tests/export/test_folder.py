@@ -262,7 +262,7 @@ def test_places(source: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(TinyLMError, match="file: is a file; choose another --out"):
         export(source, tmp_path / "file", force=True)
-    with pytest.raises(TinyLMError, match=r"cannot be created \(Not a directory\)"):
+    with pytest.raises(TinyLMError, match=r"file/out: cannot be written \(Not a directory\)"):
         export(source, tmp_path / "file" / "out")
 
 

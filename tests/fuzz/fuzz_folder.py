@@ -28,7 +28,7 @@ with atheris.instrument_imports(include=["mlx_tinylm"]):
     # `load` imports a back end only when it is asked for it.
     import mlx_tinylm.backend.mlx_model
     import mlx_tinylm.backend.numpy_model  # noqa: F401
-    from mlx_tinylm import files
+    from mlx_tinylm import integrity
     from mlx_tinylm.backend.choose import load
     from mlx_tinylm.errors import TinyLMError
     from mlx_tinylm.generation import generate
@@ -144,7 +144,7 @@ def settings(data: bytes) -> None:
         content = json.loads(data)
         if isinstance(content, dict):
             content.pop("sha256", None)
-            data = files.sealed(content).encode("utf-8", "surrogatepass")
+            data = integrity.sealed(content).encode("utf-8", "surrogatepass")
     (work / "train.json").write_bytes(data)
     RunRecord.read(work)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.files import sealed, sha256_of
+from mlx_tinylm.integrity import sealed, sha256_of
 from mlx_tinylm.run_folder.record import RunRecord, TextRecord
 from mlx_tinylm.run_folder.settings import TrainConfig
 
