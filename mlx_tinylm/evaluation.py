@@ -6,24 +6,27 @@ Shapes: N ids, B batch, T time.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from mlx_tinylm.backend.choose import LanguageModel, load_model
 from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.files import read_json
 from mlx_tinylm.generation import NOT_FINITE
 from mlx_tinylm.memorised import memorised_share
 from mlx_tinylm.model_folder.folder import open_folder
-from mlx_tinylm.run_folder.record import RunRecord
+from mlx_tinylm.run_folder.record import RunRecord, TextRecord
 from mlx_tinylm.text.corpus import Corpus, open_corpus
 from mlx_tinylm.text.ids import Dataset, Ids, encode
-from mlx_tinylm.text.named_corpora import DEFAULT_CORPUS, NAMED
+from mlx_tinylm.text.named_corpora import DEFAULT_CORPUS, NAMED, is_kept
 from mlx_tinylm.text.ngrams import ngram_losses
 
+Watch: TypeAlias = Callable[[int, int], None]  # is told how much is done, and of how much; may raise to stop
 BATCH = 16  # windows
 LOGITS_AT_ONCE = 1 << 24  # numbers; bounds the memory where the vocabulary is large
 LONGEST_WINDOW = 4096  # ids; attention needs memory for the square, and a config.json may claim any context
@@ -46,11 +49,18 @@ class Evaluation:
         return self.loss * self.targets / self.characters / math.log(2)
 
 
-def evaluate(model: LanguageModel, ids: Ids, context: int | None = None, characters: int | None = None) -> Evaluation:
+def evaluate(
+    model: LanguageModel,
+    ids: Ids,
+    context: int | None = None,
+    characters: int | None = None,
+    watch: Watch = lambda done, total: None,
+) -> Evaluation:
     """The mean loss of `ids` (N,), read in non-overlapping windows; the last one may be shorter.
 
     The model is always asked for a batch of one shape (B, T), and what pads it is left out of the mean. A window
     is as long as the model's context, unless told; a target stands for one character, unless told.
+    `watch` is called after each batch with the targets done and those there are in all; it may raise to stop.
     A loss that is not finite is returned as it is. Raises TinyLMError where there is nothing to predict.
     """
     left = targets = len(ids) - 1
@@ -70,6 +80,7 @@ def evaluate(model: LanguageModel, ids: Ids, context: int | None = None, charact
         values = model.losses(batch[0], batch[1])[:rows].reshape(-1)[:left]
         total += float(values.sum(dtype=np.float64))
         left -= values.size
+        watch(targets - left, targets)
     return Evaluation(total / targets, targets, characters or targets)
 
 
@@ -158,3 +169,42 @@ def training_text(weights: Path) -> Corpus:
             f"{corpus.name}: has changed since the model in {weights} was trained on it; give a text with --data"
         )
     return corpus
+
+
+def text_at_hand(folder: Path) -> Corpus | None:
+    """The text the model in a folder was trained on, if it is here and has the recorded SHA-256.
+
+    Nothing is fetched, and nothing raised.
+    """
+    with suppress(TinyLMError, OSError):
+        if known := trained_on(folder):
+            for items in _places(folder, known):
+                with suppress(TinyLMError, OSError):
+                    if all(is_kept(item) for item in items if item in NAMED):
+                        corpus = open_corpus(items)
+                        if corpus.sha256 == known.sha256:
+                            return corpus
+    return None
+
+
+def trained_on(folder: Path) -> TextRecord | None:
+    """What is recorded of the text that the model in a folder was trained on; None where nothing is.
+
+    Raises TinyLMError where the record is damaged.
+    """
+    if record := RunRecord.find(folder):
+        return record.corpus
+    said = read_json(folder / "config.json").get("trained_on")
+    if not isinstance(said, dict):
+        return None
+    with suppress(KeyError, TypeError, ValueError):
+        return TextRecord(str(said["name"]), str(said["sha256"]), int(said["characters"]))
+    return None
+
+
+def _places(folder: Path, known: TextRecord) -> Iterator[list[str]]:
+    """What the text of a model folder may be opened with: what its run read, or the corpus with the same SHA-256."""
+    with suppress(TinyLMError):
+        if record := RunRecord.find(folder):
+            yield record.sources(folder)
+    yield from ([name] for name, named in NAMED.items() if named.sha256 == known.sha256)

@@ -19,13 +19,13 @@ from tiny_runs import PLAIN, metrics, train
 
 from mlx_tinylm.backend.choose import LanguageModel, load
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.evaluation import Evaluation, EvaluationReport, evaluate, evaluate_text
+from mlx_tinylm.evaluation import Evaluation, EvaluationReport, evaluate, evaluate_text, text_at_hand
 from mlx_tinylm.integrity import read_sealed, sealed
 from mlx_tinylm.memorised import memorised_share
 from mlx_tinylm.model_folder.config import GPT2Config, Qwen3Config
 from mlx_tinylm.model_folder.folder import WEIGHTS
 from mlx_tinylm.model_folder.tensor_files import write_tensors
-from mlx_tinylm.text.named_corpora import data_dir
+from mlx_tinylm.text.named_corpora import DEFAULT_CORPUS, NAMED, data_dir
 from mlx_tinylm.text.ngrams import ngram_losses
 
 GPT2 = GPT2Config(vocab_size=97, context=8, width=16, layers=1, heads=2)
@@ -121,6 +121,21 @@ def test_a_loss_that_is_not_finite() -> None:
     for target, finite in ((29, False), (0, True)):
         model = Told(8, 97, lambda inputs, targets, target=target: np.where(targets == target, np.inf, 1.0))
         assert math.isfinite(evaluate(model, np.arange(1, 31)).loss) == finite
+
+
+def test_a_long_evaluation_is_watched() -> None:
+    """After every batch it is said how many targets are done, the padding left out; what is raised there stops it."""
+    model = Told(8, 64, pair_loss)
+    seen: list[tuple[int, int]] = []
+    evaluate(model, np.zeros(300, np.uint16), watch=lambda done, total: seen.append((done, total)))
+    assert seen == [(128, 299), (256, 299), (299, 299)]
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, np.zeros(300, np.uint16), watch=stop)
+    assert len(model.asked) == 3 + 1
 
 
 def test_nothing_to_predict() -> None:
@@ -251,3 +266,46 @@ def test_a_recorded_text_that_is_not_here(run: Path) -> None:
             evaluate_text(run, [], "numpy")
         assert "is not here; give a text with --data" in str(error.value)
         assert len(str(error.value)) < 500
+
+
+# The text at hand
+
+
+def test_the_text_at_hand(run: Path, text: Path) -> None:
+    """A run's text is at hand as long as it is what the run read; nothing else is taken for it, and nothing raised."""
+    found = text_at_hand(run)
+    assert found is not None
+    assert found.text() == text.read_text()
+    whole = text.read_text()
+    text.write_text(whole + "a")
+    assert text_at_hand(run) is None
+    text.unlink()
+    assert text_at_hand(run) is None
+    text.write_text(whole)
+    (run / "train.json").write_text("{")
+    assert text_at_hand(run) is None
+    assert text_at_hand(run / "nowhere") is None
+
+
+def test_a_named_text_is_at_hand_where_it_is_kept(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder that tells the SHA-256 of a named corpus has it at hand if it is kept; it is not fetched."""
+    kept = data_dir() / f"{DEFAULT_CORPUS}.txt"
+    say(folder, DEFAULT_CORPUS, NAMED[DEFAULT_CORPUS].sha256)
+    monkeypatch.setenv("MLX_TINYLM_DATA", str(tmp_path))
+    assert text_at_hand(folder) is None
+    assert (capsys.readouterr().err, data_dir()) == ("", tmp_path)
+    if not kept.exists():
+        pytest.skip("tinyshakespeare is not fetched")
+    monkeypatch.undo()
+    found = text_at_hand(folder)
+    assert found is not None
+    assert found.name == DEFAULT_CORPUS
+
+
+def say(folder: Path, name: str, sha256: str) -> None:
+    """Let the config.json of a folder say what the model was trained on, as an export does."""
+    config = json.loads((folder / "config.json").read_text())
+    said = {"trained_on": {"name": name, "sha256": sha256, "characters": 400}}
+    (folder / "config.json").write_text(json.dumps(config | said))

@@ -80,6 +80,11 @@ def fetch(name: str) -> Path:
     )
 
 
+def is_kept(name: str) -> bool:
+    """Whether the corpus called `name` is here, whole, so that `fetch` has nothing to fetch."""
+    return _damage(data_dir() / f"{name}.txt", NAMED[name]) is None
+
+
 def data_dir() -> Path:
     """Where named corpora are kept: MLX_TINYLM_DATA, else data/ in a checkout, else the user's cache."""
     if chosen := os.environ.get("MLX_TINYLM_DATA"):
