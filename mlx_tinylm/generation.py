@@ -62,7 +62,7 @@ def generate_ids(model: LanguageModel, prompt: Sequence[int], config: SampleConf
     used = len(window)
     for left in range(config.max_tokens - 1, -1, -1):
         u = float(random.random(dtype=np.float32))
-        id = sample(_finite(np.asarray(logits)), u, config, ids)
+        id = sample(_finite(np.asarray(logits)), u, config, ids, model.config.suppressed)
         if id in model.config.eos_ids:
             return
         ids.append(id)

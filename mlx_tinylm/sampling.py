@@ -17,12 +17,16 @@ Logits = npt.NDArray[np.float32]
 REPETITION_CONTEXT = 20  # ids looked back on, as in mlx-lm
 
 
-def sample(logits: Logits, u: float, config: SampleConfig, recent: Sequence[int] = ()) -> int:
+def sample(
+    logits: Logits, u: float, config: SampleConfig, recent: Sequence[int] = (), suppressed: Sequence[int] = ()
+) -> int:
     """(V,) logits and a uniform draw u in [0, 1) -> the next id, by the inverse of the distribution function.
 
-    Temperature 0 takes the likeliest id and does not use u.
+    Temperature 0 takes the likeliest id and does not use u. The `suppressed` ids, which must leave one, never come.
     """
     logits = logits.astype(np.float32)
+    if suppressed:
+        logits[list(suppressed)] = -np.inf
     if config.repetition_penalty is not None:
         logits = penalise(logits, recent[-REPETITION_CONTEXT:], config.repetition_penalty)
     if config.temperature == 0:
@@ -49,9 +53,13 @@ def probabilities(logits: Logits) -> Logits:
 
 
 def penalise(logits: Logits, recent: Sequence[int], penalty: float) -> Logits:
-    """Make the ids in `recent` less likely if penalty > 1 (CTRL, Keskar et al. 2019, section 4.1)."""
+    """Make the ids in `recent` less likely if penalty > 1 (CTRL, Keskar et al. 2019, section 4.1).
+
+    What is switched off stays off.
+    """
     result = logits.copy()
     seen = np.asarray(recent, dtype=np.int64)
+    seen = seen[logits[seen] > -np.inf]
     scores = logits[seen].astype(np.float64)
     with np.errstate(over="ignore"):
         scores = np.where(scores > 0, scores / penalty, scores * penalty)

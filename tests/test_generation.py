@@ -108,6 +108,16 @@ def test_end_of_text_stops(eos_ids: tuple[int, ...]) -> None:
     assert list(generate_ids(Scripted([9], eos_ids=eos_ids), PROMPT, SampleConfig())) == []
 
 
+def test_suppressed_ids_are_never_written() -> None:
+    """An id that the model's folder rules out is not drawn, even if it is all that the model wants and would end it."""
+    for settings_ in ({"temperature": 0}, {"temperature": 1.0, "top_k": 3, "repetition_penalty": 0.5}):
+        model = Scripted([9], eos_ids=(9,))
+        model.config = replace(model.config, suppressed=(9, 20))
+        ids = list(generate_ids(model, [9, 20], SampleConfig(max_tokens=50, seed=1, **settings_)))
+        assert len(ids) == 50
+        assert not {9, 20} & set(ids)
+
+
 def test_the_penalty_looks_at_prompt_and_text() -> None:
     """Ids of the prompt, and those just written, count as seen."""
     model = Scripted([7])

@@ -206,6 +206,37 @@ def test_ids_of_no_probability_are_never_drawn() -> None:
         assert sample(logits, LARGEST_DRAW, config) == 3
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    logits=logit_arrays,
+    config=configs
+    | st.builds(SampleConfig, temperature=st.just(0), repetition_penalty=st.none() | st.floats(0.1, 1e300)),
+    recent=st.lists(st.integers(0, 11), max_size=8),
+    draw=st.integers(0, 2**24 - 1),
+    data=st.data(),
+)
+def test_suppressed(logits: Any, config: SampleConfig, recent: list[int], draw: int, data: st.DataObject) -> None:
+    """Suppressed ids are never drawn, however likely, and the others are drawn as if those were not there."""
+    ids, recent = range(len(logits)), [id % len(logits) for id in recent]
+    suppressed = data.draw(st.sets(st.sampled_from(ids), max_size=len(logits) - 1))
+    left = [id for id in ids if id not in suppressed]
+    before = logits.copy()
+    found = sample(logits, draw / 2**24, config, recent, sorted(suppressed))
+    assert (logits == before).all()
+    places = [left.index(id) for id in recent[-20:] if id in left]
+    assert found == left[sample(logits[left], draw / 2**24, config, places)]
+
+
+@pytest.mark.parametrize("u", [0.0, 0.5, LARGEST_DRAW])
+@pytest.mark.parametrize("settings", [{}, {"top_k": 2}, {"temperature": 0}, {"temperature": 1e-300}, {"min_p": 0.0}])
+def test_suppressed_when_nothing_else_is_likely(settings: dict[str, Any], u: float) -> None:
+    """Where all that is left has the smallest logits there are, and a penalty pushes them down, one of those comes."""
+    largest = np.finfo(np.float32).max
+    logits = np.array([5, -largest, -largest, 5], np.float32)
+    config = SampleConfig(repetition_penalty=1e300, **settings)
+    assert sample(logits, u, config, [0, 1, 2, 3], [0, 3]) in (1, 2)
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_any_float_type(dtype: Any) -> None:
     """Logits of any precision are sampled as float32, and those of the caller do not change, whatever is applied."""

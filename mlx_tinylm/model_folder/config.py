@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
 from mlx_tinylm.checks import brief, check, check_count, check_number
+from mlx_tinylm.errors import TinyLMError
 
 # Far above any model this program is for. They keep a hostile config.json from asking for the moon
 # before its sizes have been compared with the tensors that are really there.
@@ -44,6 +45,7 @@ class GPT2Config:
     norm_eps: float = 1e-5
     tied: bool = True
     eos_ids: tuple[int, ...] = ()
+    suppressed: tuple[int, ...] = ()  # ids that training never showed: generation never draws them
     quantization: Quantization | None = None
     family: ClassVar[str] = "gpt2"
 
@@ -75,6 +77,7 @@ class Qwen3Config:
     rope_theta: float = 10_000.0
     tied: bool = True
     eos_ids: tuple[int, ...] = ()
+    suppressed: tuple[int, ...] = ()  # ids that training never showed: generation never draws them
     quantization: Quantization | None = None
     family: ClassVar[str] = "qwen3"
 
@@ -101,6 +104,10 @@ def _check_shape(config: ModelConfig) -> None:
     check(isinstance(config.tied, bool), f"tie_word_embeddings must be true or false, not {brief(config.tied)}")
     for eos in config.eos_ids:
         check_count("eos_token_id", eos, low=0)
+    for id in config.suppressed:
+        check_count("an id of suppress_tokens", id, low=0, high=config.vocab_size - 1)
+    if len(set(config.suppressed)) == config.vocab_size:
+        raise TinyLMError("suppress_tokens names every id, which leaves none to write; leave it out")
 
 
 def dropout_places(layers: int) -> int:

@@ -1,4 +1,4 @@
-"""`config.json` as mlx-lm and transformers know it: written so that they need nothing else, read strictly.
+"""`config.json` and `generation_config.json` as mlx-lm and transformers know them: written whole, read strictly.
 
 Other tools write dozens of keys. Only those matter that size the model, or that would change its mathematics.
 """
@@ -30,6 +30,29 @@ def model_config_from_json(raw: object) -> ModelConfig:
     if not isinstance(family, str) or family not in families:
         raise TinyLMError(f"model_type is {brief(family)}; the families here are {', '.join(families)}")
     return families[family](raw)
+
+
+def generation_config_to_json(config: ModelConfig) -> dict[str, Any]:
+    """The content of the `generation_config.json` of a model."""
+    content = {"do_sample": True, "eos_token_id": _common_to_json(config)["eos_token_id"]}
+    return content | ({"suppress_tokens": list(config.suppressed)} if config.suppressed else {})
+
+
+def suppressed_from_json(raw: object) -> tuple[int, ...]:
+    """The ids that a `generation_config.json` rules out, each once; raises TinyLMError for what is no list of them.
+
+    Nothing else in such a file changes what is written here: the settings of generation are the user's own.
+    """
+    if not isinstance(raw, dict):
+        raise TinyLMError("not a JSON object")
+    ids = raw.get("suppress_tokens")
+    if ids is None:
+        return ()
+    check(
+        isinstance(ids, list) and all(isinstance(id, int) and not isinstance(id, bool) for id in ids),
+        f"suppress_tokens must be a list of ids, not {brief(ids)}",
+    )
+    return tuple(sorted(set(ids)))
 
 
 def _gpt2_to_json(config: GPT2Config) -> dict[str, Any]:

@@ -6,6 +6,8 @@ so both back ends compute alike. Nothing is ever unpickled, and no code from a f
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
 import warnings
 from collections.abc import Iterator, Mapping
@@ -20,7 +22,12 @@ from mlx_tinylm.checks import brief
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.files import read_json, to_json, write_atomically
 from mlx_tinylm.model_folder.config import GPT2Config, ModelConfig
-from mlx_tinylm.model_folder.config_json import model_config_from_json, model_config_to_json
+from mlx_tinylm.model_folder.config_json import (
+    generation_config_to_json,
+    model_config_from_json,
+    model_config_to_json,
+    suppressed_from_json,
+)
 from mlx_tinylm.model_folder.layout import Shape, tensor_shapes, transposed
 from mlx_tinylm.model_folder.tensor_files import Tensors, read_safetensors
 from mlx_tinylm.text.tokenizer import Tokenizer
@@ -28,6 +35,7 @@ from mlx_tinylm.text.tokenizer import Tokenizer
 PACKAGE = Path(__file__).parents[1]
 WEIGHTS = "model.safetensors"
 SHIPPED = "shakespeare"
+GENERATION = "generation_config.json"
 INDEX = "model.safetensors.index.json"
 CODE = ("auto_map", "model_file")  # keys of config.json with which other tools load code from the folder
 # What other tools put before the names of GPT-2's tensors; the stored layout here has no prefix.
@@ -77,22 +85,33 @@ def open_folder(path: Path) -> ModelFolder:
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """The configuration in `config.json`; raises TinyLMError naming the file and the key.
+    """The configuration in `config.json`, and the ids that `generation_config.json` rules out, where that is there.
 
-    Warns where it names Python code, which is ignored.
+    Raises TinyLMError naming the file and the key. Warns where it names Python code, which is ignored.
     """
     path = folder / "config.json"
     if not path.exists():
         raise TinyLMError(f"{folder}: no config.json here. Train a model: mlx-tinylm train --out {folder}")
-    try:
+    with _named(path):
         raw = read_json(path)
         config = model_config_from_json(raw)
-    except TinyLMError as error:
-        message = str(error)
-        raise TinyLMError(message if message.startswith(str(path)) else f"{path}: {message}") from None
+    generation = folder / GENERATION
+    if generation.exists():
+        with _named(generation):
+            config = dataclasses.replace(config, suppressed=suppressed_from_json(read_json(generation)))
     if code := [key for key in CODE if key in raw]:
         warnings.warn(f"{path}: {' and '.join(code)} ignored; no code from a model folder is ever run", stacklevel=2)
     return config
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Let what is wrong with a file begin with its name."""
+    try:
+        yield
+    except TinyLMError as error:
+        message = str(error)
+        raise TinyLMError(message if message.startswith(str(path)) else f"{path}: {message}") from None
 
 
 def write_folder(folder: Path, config: ModelConfig, tokenizer: Tokenizer, dtype: str = "float32") -> None:
@@ -104,8 +123,7 @@ def write_folder(folder: Path, config: ModelConfig, tokenizer: Tokenizer, dtype:
     eos_id = config.eos_ids[0] if config.eos_ids else tokenizer.eos_id
     eos_token = None if eos_id is None else tokenizer.inner.id_to_token(eos_id)
     write_atomically(folder / "tokenizer_config.json", to_json(tokenizer_config(config.context, eos_token)))
-    eos = raw["eos_token_id"]
-    write_atomically(folder / "generation_config.json", to_json({"do_sample": True, "eos_token_id": eos}))
+    write_atomically(folder / GENERATION, to_json(generation_config_to_json(config)))
 
 
 def read_tensors(folder: Path, config: ModelConfig) -> Tensors:

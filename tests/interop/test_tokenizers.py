@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import random_tensors
-from other_tools import GPT2, QWEN3, mlx_lm, transformers
+from conftest import random_folder, random_tensors
+from other_tools import GPT2, QWEN3, mlx_lm, torch, torch_model, transformers
 
 from mlx_tinylm.backend.choose import load
 from mlx_tinylm.export.folder import export
+from mlx_tinylm.generation import generate_ids
 from mlx_tinylm.model_folder.config import ModelConfig
 from mlx_tinylm.model_folder.folder import write_folder
 from mlx_tinylm.model_folder.tensor_files import write_tensors
+from mlx_tinylm.sample_config import SampleConfig
 from mlx_tinylm.text.tokenizer import END_OF_TEXT, Tokenizer
 
 SHAKESPEARE = "\n !$&',-.3:;?" + string.ascii_letters  # the 65 characters of Tiny Shakespeare
@@ -63,3 +65,16 @@ def test_streamed_by_mlx_lm(folder: Path) -> None:
     detokenizer.finalize()
     assert "".join(pieces) + detokenizer.last_segment == TEXTS[2]
     assert pieces[2:7] == list("ROMEO")
+
+
+def test_suppressed_in_transformers(tmp_path: Path) -> None:
+    """The ids that a folder rules out are not written by transformers either: greedy text without them is ours."""
+    ids, suppressed = [1, 2], (95,)  # the end of a text
+    for turn in range(3):
+        source = random_folder(tmp_path / f"source-{turn}", replace(GPT2, suppressed=suppressed))
+        out = export(source, tmp_path / f"exported-{turn}").folder
+        model = torch_model(out)
+        theirs = model.generate(torch.tensor([ids]), max_new_tokens=40, do_sample=False)[0, 2:].tolist()
+        assert theirs == list(generate_ids(load(out, "numpy")[0], ids, SampleConfig(temperature=0, max_tokens=40)))
+        assert not set(suppressed) & set(theirs)
+        suppressed = (*suppressed, theirs[0], theirs[-1])  # what it would write is ruled out in its turn

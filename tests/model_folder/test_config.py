@@ -48,6 +48,13 @@ def test_numbers_that_are_none(config: ModelConfig, value: object) -> None:
         (QWEN3, {"head_dim": 7}, "RoPE turns pairs: head_dim must be even, not 7"),
         (GPT2, {"tied": 1}, "tie_word_embeddings must be true or false, not 1"),
         (GPT2, {"eos_ids": (1, -2)}, "eos_token_id must be a whole number from 0 to 10,000,000, not -2"),
+        (GPT2, {"suppressed": (13,)}, "an id of suppress_tokens must be a whole number from 0 to 12, not 13"),
+        (QWEN3, {"suppressed": (0, -1)}, "an id of suppress_tokens must be a whole number from 0 to 12, not -1"),
+        (
+            QWEN3,
+            {"suppressed": (*range(13),)},
+            "suppress_tokens names every id, which leaves none to write; leave it out",
+        ),
         (QWEN3, {"eos_ids": ({"a": 1},)}, "eos_token_id must be a whole number from 0 to 10,000,000, not {'a': 1}"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",

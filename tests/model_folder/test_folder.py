@@ -120,6 +120,59 @@ def test_shipped_weights(tmp_path: Path) -> None:
     assert open_folder(shipped_weights()).tokenizer.encode("Hello") == [20, 43, 50, 50, 53]
 
 
+# generation_config.json
+
+
+@every_family
+def test_suppressed_ids(config: ModelConfig, tmp_path: Path) -> None:
+    """Ids that are never to be drawn stand in generation_config.json, if there are any; nothing else there counts."""
+    for suppressed in ((), (12,), (0, 3, 12)):
+        folder = random_folder(tmp_path / "model", replace(config, suppressed=suppressed))
+        raw = json.loads((folder / "generation_config.json").read_text())
+        assert raw.get("suppress_tokens", "none") == (list(suppressed) or "none")
+        assert open_folder(folder).config == replace(config, suppressed=suppressed)
+    for text in ('{"suppress_tokens": null, "temperature": 9}', '{"suppress_tokens": []}', "{}", None):
+        (folder / "generation_config.json").unlink()
+        if text:
+            (folder / "generation_config.json").write_text(text)
+        assert open_folder(folder).config.suppressed == ()
+    (folder / "generation_config.json").write_text('{"suppress_tokens": [12, 3, 12]}')
+    assert open_folder(folder).config.suppressed == (3, 12)
+    for backend in ("numpy", "mlx"):
+        text = generate(*load(folder, backend), "!", max_tokens=300, temperature=3.0, seed=1)
+        assert len(text) == 300  # 12 is the end of a text
+        assert "#" not in text  # 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"suppress_tokens": 12}', "suppress_tokens must be a list of ids, not 12"),
+        ('{"suppress_tokens": false}', "suppress_tokens must be a list of ids, not False"),
+        ('{"suppress_tokens": {"a": 1}}', "suppress_tokens must be a list of ids, not {'a': 1}"),
+        ('{"suppress_tokens": ["a"]}', "suppress_tokens must be a list of ids, not ['a']"),
+        ('{"suppress_tokens": [[1]]}', "suppress_tokens must be a list of ids, not [[1]]"),
+        ('{"suppress_tokens": [true]}', "suppress_tokens must be a list of ids, not [True]"),
+        ('{"suppress_tokens": [1.0]}', "suppress_tokens must be a list of ids, not [1.0]"),
+        ('{"suppress_tokens": [-1]}', "an id of suppress_tokens must be a whole number from 0 to 12, not -1"),
+        ('{"suppress_tokens": [3, 13]}', "an id of suppress_tokens must be a whole number from 0 to 12, not 13"),
+        (
+            f'{{"suppress_tokens": [1{"0" * 400}]}}',
+            "an id of suppress_tokens must be a whole number from 0 to 12, not 1",
+        ),
+        (f'{{"suppress_tokens": {[*range(13)]}}}', "suppress_tokens names every id, which leaves none to write"),
+        ("[]", "not a JSON object"),
+        ("{", "not valid JSON"),
+        ("[" * 10**5, "not valid JSON"),
+    ],
+    ids=lambda value: value[:30],
+)
+def test_wrong_suppressed_ids(content: str, message: str, folder: Path) -> None:
+    """What another's file rules out must be a list of ids that the model has; what is not is refused by its name."""
+    (folder / "generation_config.json").write_text(content)
+    assert refused(folder).startswith(f"/generation_config.json: {message}")
+
+
 # Damaged files
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
