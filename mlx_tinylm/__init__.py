@@ -41,22 +41,24 @@ def __getattr__(name: str) -> Any:
 
 
 def train(
-    folder: Path | str,
     data: str | Path | Sequence[str | Path] = (),
     preset: str = "tiny",
     *,
+    out: Path | str | None = None,
     device: str = "auto",
     init_from: Path | str | None = None,
     force: bool = False,
+    minutes: float | None = None,
     **settings: Any,
 ) -> Iterator[Event]:
-    """Train a model in `folder`, which can be opened at any time, and yield what happens (run_folder/events.py).
+    """Train a model in the folder `out`, or a fresh weights/run-N, and yield what happens (run_folder/events.py).
 
-        for event in mlx_tinylm.train("weights/mine", ["book.txt"], steps=500):
+        for event in mlx_tinylm.train("book.txt", out="weights/mine", steps=500):
             print(event)
 
     Nothing is done before the first event is asked for; where the loop is left early, `mlx-tinylm train --resume` goes
-    on from the last checkpoint. `data` and `settings` are those of `mlx-tinylm train`, with None for off.
+    on from the last checkpoint. `data`, one text or several, and all else are as for `mlx-tinylm train`, with None for
+    off. The model folder can be opened at any time; the events that are Saved say where it is.
     Raises TinyLMError for what cannot be, and where a loss is not finite or a disk is full.
     """
     from mlx_tinylm.backend.devices import prepare
@@ -67,6 +69,6 @@ def train(
     from mlx_tinylm.training import run
 
     texts = [str(item) for item in ([data] if isinstance(data, (str, Path)) else data)]
-    origin = Path(init_from) if init_from else None
-    with run.start(compute, Path(folder), config, texts, origin, force, settings.keys()) as running:
+    folder, origin = Path(out) if out else None, Path(init_from) if init_from else None
+    with run.start(compute, folder, config, texts, origin, force, settings.keys(), minutes) as running:
         yield from running.events()

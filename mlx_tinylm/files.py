@@ -81,6 +81,8 @@ def filled_folder(final: Path, replaces: Collection[str] = ()) -> Iterator[Path]
     except OSError as error:
         raise unwritable(final, error) from None
     except TinyLMError as error:
+        if str(beside) not in str(error):
+            raise
         raise TinyLMError(str(error).replace(str(beside), str(final))) from None
     finally:
         remove(beside)
@@ -96,6 +98,8 @@ def _exchange(new: Path, target: Path, replaces: Collection[str]) -> None:
     ways += [(path, target / path.name) for path in sorted(new.iterdir())]
     try:
         for source, destination in ways:
+            if os.path.lexists(destination):  # nobody said that it may be replaced
+                raise FileExistsError(errno.EEXIST, f"{destination.name} is there already")
             os.rename(source, destination)
             moved.append((source, destination))
     except BaseException:

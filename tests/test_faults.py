@@ -333,7 +333,7 @@ def test_killed_at_random_moments(runs: Path, tmp_path: Path, training: Start) -
             works(folder)
             with contextlib.suppress(FileNotFoundError):
                 steps = [line["step"] for line in metrics(folder)]
-                assert steps == list(range(1, len(steps) + 1))
+                assert steps == list(range(len(steps)))
     if not begun.exists():
         train(folder, LONG, runs / "text.txt", force=True)
     elif checkpoint.saved(folder)[0].name != "00000090":
@@ -341,9 +341,9 @@ def test_killed_at_random_moments(runs: Path, tmp_path: Path, training: Start) -
     same_run(folder, runs / "long")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_saves(runs: Path, tmp_path: Path, training: Start, number: signal.Signals, code: int) -> None:
-    """Ctrl-C or SIGTERM: the step under way is finished and saved, and the command that goes on is printed."""
+    """Ctrl-C, SIGTERM or SIGHUP: the step under way is finished and saved, and the command that goes on is printed."""
     folder = tmp_path / "run"
     process = training(*new_run(runs, folder, ENDLESS))
     process.wait_for(STARTED)
@@ -409,6 +409,87 @@ def test_ctrl_c_at_a_terminal(runs: Path, tmp_path: Path) -> None:
     assert "Traceback" not in text
     assert "/100000" in text  # the bar
     assert checkpoint.saved(folder)
+
+
+def test_a_terminal_that_closes_saves_a_run(runs: Path, tmp_path: Path) -> None:
+    """Where the window or the connection that a run was started from closes, its steps are saved."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    folder = tmp_path / "run"
+    keyboard, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 150, 0, 0))
+    process = subprocess.Popen(
+        after("import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)", *new_run(runs, folder, ENDLESS)),
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env=environment(runs / "cache"),
+        start_new_session=True,
+    )
+    os.close(terminal)
+    shown = b""
+    while b" tokens/s" not in shown:
+        shown += os.read(keyboard, 4096)
+    os.close(keyboard)  # the system sends SIGHUP, and writing is an error from now on
+    assert process.wait(timeout=60) == 129
+    assert int(checkpoint.saved(folder)[0].name) == metrics(folder)[-1]["step"] > 0
+    assert unfinished(folder) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_before_the_first_step_leaves_nothing_or_a_run(
+    runs: Path, tmp_path: Path, training: Start, number: signal.Signals
+) -> None:
+    """Whenever a run is ended, its folder is not there at all or can be resumed, and nothing lies beside it."""
+    for n in range(6):
+        folder = tmp_path / str(n) / "run"
+        process = training(*new_run(runs, folder, ENDLESS))
+        time.sleep(0.25 + 0.15 * n)
+        process.send(number)
+        code, _ = process.end()
+        assert code in (128 + number, -number)
+        if folder.exists():
+            works(folder)
+            with run.resume(on_streams(), folder, {}):
+                pass
+            assert unfinished(folder) == []
+        if code != -number and folder.parent.exists():  # it was up, so it has tidied up
+            assert [path.name for path in folder.parent.iterdir()] in ([], ["run"])
+
+
+def test_ctrl_c_in_a_long_validation(tmp_path: Path, runs: Path, training: Start) -> None:
+    """A validation of minutes is broken off at once, after the step that it belongs to has been saved."""
+    text = write_text(tmp_path / "long.txt", 600_000)
+    folder = tmp_path / "run"
+    config = dataclasses.replace(LONG, eval_every=3, save_every=3, batch_size=1)
+    process = training("train", "--data", text, "--out", folder, *options(config))
+    process.wait_for("step 0: validation")
+    process.wait_for(STARTED)
+    while not (folder / "checkpoints" / "00000003").exists():
+        time.sleep(0.005)
+    process.send(signal.SIGINT)
+    code, output = process.end()
+    assert code == 130
+    if "breaking off the validation and saving" in process.errors:  # it may have been quicker than this test
+        assert checkpoint.saved(folder)[0].name == "00000003"
+        assert "step 3: validation" not in process.errors
+    assert output.splitlines()[-1] == f"Go on:          mlx-tinylm train --resume {folder}"
+
+
+def test_runs_that_start_together_get_numbers_of_their_own(
+    runs: Path, tmp_path: Path, training: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several runs without --out, started at once, take one number each."""
+    monkeypatch.chdir(tmp_path)
+    short = options(dataclasses.replace(PLAIN, steps=1))
+    processes = [training("train", "--data", runs / "text.txt", *short) for _ in range(4)]
+    assert [process.end()[0] for process in processes] == [0] * 4
+    assert sorted(path.name for path in (tmp_path / "weights").iterdir()) == [f"run-{n}" for n in (1, 2, 3, 4)]
+    for folder in (tmp_path / "weights").iterdir():
+        works(folder)
 
 
 def test_a_closed_pipe_is_quiet(runs: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from tiny_runs import PLAIN, write_text
 
 import mlx_tinylm
-from mlx_tinylm.run_folder.events import Evaluated, Saved, Stepped
+from mlx_tinylm.run_folder.events import Compared, Evaluated, Saved, Stepped
 
 
 def test_all_names_are_there() -> None:
@@ -23,16 +23,18 @@ def test_train(tmp_path: Path) -> None:
     """A few lines of Python train, say what happens, and write with the result; mistakes are the program's own."""
     folder, text = tmp_path / "model", write_text(tmp_path / "text.txt")
     settings = PLAIN.to_json() | {"steps": 4}
-    events = list(mlx_tinylm.train(folder, text, **settings))
+    events = list(mlx_tinylm.train(text, out=folder, **settings))
     assert [event.step for event in events if isinstance(event, Stepped)] == [1, 2, 3, 4]
-    assert {type(event) for event in events} == {Stepped, Evaluated, Saved}
+    assert {type(event) for event in events} == {Stepped, Evaluated, Saved, Compared}
     assert "".join(mlx_tinylm.stream_generate(*mlx_tinylm.load(folder), "The", max_tokens=5))
-    tuned = mlx_tinylm.train(tmp_path / "tuned", [str(text)], "nano", init_from=str(folder), steps=1, sample_every=None)
-    assert [type(event) for event in tuned] == [Stepped, Evaluated, Saved]
+    tuned = mlx_tinylm.train(
+        [str(text)], "nano", out=tmp_path / "tuned", init_from=str(folder), steps=1, sample_every=None
+    )
+    assert [type(event) for event in tuned] == [Evaluated, Stepped, Saved, Compared, Evaluated]
     for message, more in [
         ("has something in it already", {}),
         ("no preset 'huge'", {"preset": "huge"}),
         ("steps must be a whole number", {"steps": 0}),
     ]:
         with pytest.raises(mlx_tinylm.TinyLMError, match=message):
-            next(mlx_tinylm.train(folder, [text], **{**settings, **more}))
+            next(mlx_tinylm.train([text], out=folder, **{**settings, **more}))

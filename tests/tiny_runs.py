@@ -129,7 +129,8 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
 
 def losses(folder: Path) -> list[tuple[Any, ...]]:
     """What must not depend on how often a run was interrupted: all but the times."""
-    return [(m["step"], m["loss"], m["grad_norm"], m["lr"], m["tokens"], m.get("val_loss")) for m in metrics(folder)]
+    kept = ("step", "loss", "grad_norm", "lr", "tokens", "val_loss")
+    return [tuple(map(line.get, kept)) for line in metrics(folder)]
 
 
 def stored(folder: Path) -> dict[str, bytes]:

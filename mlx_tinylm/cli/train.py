@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from mlx_tinylm.backend import DEVICES
-from mlx_tinylm.cli.options import train_settings, usage
+from mlx_tinylm.cli.options import Number, flag, train_settings, usage
 from mlx_tinylm.cli.terminal import preset_table
 from mlx_tinylm.run_folder.presets import DEFAULT_PRESET, PRESETS, preset
 
@@ -53,7 +53,8 @@ from mlx_tinylm.run_folder.presets import DEFAULT_PRESET, PRESETS, preset
     show_default=True,
     help="Where MLX computes.",
 )
-@click.option("--force", is_flag=True, help="Replace what is in --out.")
+@click.option("--force", is_flag=True, help="Replace the run in --out.")
+@click.option("--minutes", type=Number(0, min_open=True), help="Train for about so long, instead of --steps.")
 @train_settings
 def train(
     data: tuple[str, ...],
@@ -63,6 +64,7 @@ def train(
     init_from: Path | None,
     device: str,
     force: bool,
+    minutes: float | None,
     **settings: Any,
 ) -> None:
     """Train a model on text, character by character.
@@ -71,25 +73,39 @@ def train(
 
     \b
     mlx-tinylm train --preset nano                     # a first look, in about a minute
+    mlx-tinylm train --minutes 20                      # as many steps as fit into that
     mlx-tinylm train --data book.txt --out weights/book
     mlx-tinylm train --resume weights/book --steps 2000
     mlx-tinylm train --init-from weights/book --data letters.txt
     """
     changes = {name: None if value == "off" else value for name, value in settings.items() if value is not None}
-    if resume and (out or init_from or force or preset_name):
-        raise click.UsageError("--resume goes on in its own folder: leave out --out, --init-from, --force, --preset.")
+    if resume and (out or init_from or force or preset_name or minutes):
+        raise click.UsageError(
+            "--resume goes on in its own folder: leave out --out, --init-from, --force, --preset, --minutes."
+        )
+    if minutes and "steps" in changes:
+        raise click.UsageError("--minutes decides how many --steps there are: leave one of them out.")
     with usage():
         config = preset(preset_name or DEFAULT_PRESET, **changes)
     from mlx_tinylm.backend.devices import prepare
 
     compute = prepare(device, spread=True)  # before MLX is imported, as it is by what follows
     from mlx_tinylm.cli.training_view import show_training
-    from mlx_tinylm.run_folder.folder import fresh_folder
     from mlx_tinylm.training import run
 
     if resume:
         opened = run.resume(compute, resume, changes, data)
     else:
-        opened = run.start(compute, out or fresh_folder(), config, data, init_from, force, changes.keys())
-    with opened as running:
-        show_training(running)
+        opened = run.start(compute, out, config, data, init_from, force, changes.keys(), minutes)
+    show_training(opened, origin(preset_name, init_from, resume, minutes, changes))
+
+
+def origin(
+    preset_name: str | None, init_from: Path | None, resume: Path | None, minutes: float | None, changes: dict[str, Any]
+) -> str:
+    """Where the settings of a run come from, in a line."""
+    parts = ["as the run began"] if resume else [f"preset {preset_name or DEFAULT_PRESET}"]
+    parts += [f"the model's shape from {init_from}"] if init_from else []
+    parts += [f"steps for {minutes:g} minutes"] if minutes else []
+    parts += [f"{flag(name)} {'off' if value is None else value}" for name, value in changes.items()]
+    return "; ".join(parts)

@@ -3,62 +3,50 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import math
 import shlex
-import signal
+import shutil
 import sys
 import time
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
+from mlx_tinylm.cli.signals import Signals
 from mlx_tinylm.cli.terminal import note, visible
 from mlx_tinylm.model_folder.layout import count_parameters
-from mlx_tinylm.run_folder.events import Evaluated, Event, Sampled, Stepped
+from mlx_tinylm.run_folder.events import Compared, Evaluated, Event, Sampled, Stepped
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from mlx_tinylm.training.live_run import Run
 
 PLAIN_LINE_EVERY = 10.0  # seconds between two lines where there is no terminal to draw a bar on
 OVERFITS = 1.005  # last validation loss over the best one, from where on it is called overfitting
+FALLS = 0.995  # last validation loss over the one before, up to where it is called falling
+ENOUGH = 4  # validations that a curve must have before it is judged, that of step 0 among them
+LEARNED = 0.9  # of the loss of guessing: what has learned nothing yet gets no advice
+ROOM_FOR_BAR = 36  # columns for counts, bar and time
 
 
-def show_training(run: Run) -> None:
-    """Train to the end, showing how it goes; ends the process with 130 or 143 where a signal ended the run."""
-    for problem in run.notes:
-        note(problem)
-    note(introduction(run))
-    with stopped_by_signals(run) as received, contextlib.closing(Bar(run)) as bar:
-        for event in run.events():
-            try:
-                bar.show(event)
-            except BrokenPipeError:  # nobody reads this any more: as after Ctrl-C
-                run.stop()
-    print(conclusion(run), flush=True)
-    if received and run.state.step < run.config.steps:
-        raise SystemExit(128 + received[0])
+def show_training(open_run: AbstractContextManager[Run], origin: str) -> None:
+    """Train to the end, showing how it goes; ends the process with 129, 130 or 143 where a signal ended the run.
 
-
-@contextlib.contextmanager
-def stopped_by_signals(run: Run) -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM end the run after the step under way; a second one ends the process at once."""
-    received: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        for each in previous:
-            signal.signal(each, signal.SIG_DFL)
-        run.stop()
-        with contextlib.suppress(OSError):  # whoever read the messages may be gone
-            os.write(2, b"\nfinishing this step and saving; once more leaves at once\n")
-
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    `origin` says where its settings come from.
+    """
+    with Signals() as signals, open_run as run:
+        for problem in run.notes:
+            note(problem)
+        note(introduction(run, origin))
+        signals.run = run
+        with contextlib.closing(Bar(run)) as bar:
+            for event in run.events():
+                try:
+                    bar.show(event)
+                except OSError:  # nobody reads this any more: as after Ctrl-C
+                    run.stop()
+        with contextlib.suppress(BrokenPipeError) if signals.received else contextlib.nullcontext():
+            print(conclusion(run), flush=True)
+    if signals.received and (run.state.step < run.config.steps or run.unvalidated):
+        raise SystemExit(128 + signals.received)
 
 
 class Bar:
@@ -76,36 +64,63 @@ class Bar:
             file=sys.stderr,
             unit="step",
             dynamic_ncols=True,
-            bar_format="{n_fmt}/{total_fmt} {bar}{postfix} [{elapsed}<{remaining}]",
+            # What matters most comes first: a narrow terminal cuts off the end.
+            bar_format="{n_fmt}/{total_fmt} {bar} {elapsed}<{remaining} {desc}",
         )
         self.first_step, self.first_seconds = run.state.step, run.progress.seconds
         self.last_line = time.perf_counter()
+        self.loss: float | None = None
+        self.compared: Compared | None = None
 
     def show(self, event: Event) -> None:
         match event:
             case Stepped():
                 self.advance(event)
             case Evaluated():
-                best = " (best so far)" if event.best else ""
-                self.line(f"step {event.step}: validation loss {event.loss:.4f}{best}")
+                best = " (best so far)" if event.best and event.step else ""
+                self.line(f"step {event.step}: validation loss {event.loss:.4f}{best}{self.meaning(event.loss)}")
+                self.status()
+            case Compared():
+                self.compared = event
+                self.line(yardsticks(event))
             case Sampled():
                 self.line("\n".join(f"  | {line}" for line in visible(event.text).strip().splitlines()))
 
+    def meaning(self, loss: float) -> str:
+        """What a validation loss is better than."""
+        if self.compared is None:
+            return ""
+        if loss >= self.compared.guessing:
+            return ", no better than guessing"
+        beaten = [n for n, other in enumerate(self.compared.ngrams, start=1) if loss < other]
+        return f", better than {f'a {beaten[-1]}-gram counter' if beaten else 'guessing'}"
+
     def advance(self, event: Stepped) -> None:
-        self.bar.set_postfix_str(self.status(event.loss), refresh=False)
+        self.loss = event.loss
+        self.status(refresh=False)
         self.bar.update(event.step - self.bar.n)
         if self.plain and (time.perf_counter() - self.last_line > PLAIN_LINE_EVERY or event.step == 1):
-            self.line(f"step {event.step}/{self.run.config.steps}: {self.status(event.loss)}, {self.left()} left")
+            figures = ", ".join(self.figures())
+            self.line(f"step {event.step}/{self.run.config.steps}: {figures}, {self.left()} left")
             self.last_line = time.perf_counter()
 
     def line(self, text: str) -> None:
         self.bar.write(text, file=sys.stderr)
 
-    def status(self, loss: float) -> str:
-        last = self.run.progress.last_loss
-        validation = f"val {last:.3f}, " if last is not None else ""
-        speed, memory = self.tokens_per_second(), self.run.peak_memory_mib()
-        return f"loss {loss:.3f}, {validation}{speed:,.0f} tokens/s, {memory:,.0f} MiB"
+    def status(self, refresh: bool = True) -> None:
+        """Put the latest figures behind the bar, as many as leave room for it."""
+        figures = self.figures()
+        while len(figures) > 1 and len(" ".join(figures)) > shutil.get_terminal_size().columns - ROOM_FOR_BAR:
+            figures.pop()
+        self.bar.set_description_str(" ".join(figures), refresh=refresh)
+
+    def figures(self) -> list[str]:
+        """What to know of the run right now, the most important first."""
+        last, memory = self.run.progress.last_loss, self.run.peak_memory_mib()
+        found = [] if self.loss is None else [f"loss {self.loss:.3f}"]
+        found += [] if last is None else [f"val {last:.3f}"]
+        found += [] if self.loss is None else [f"{self.tokens_per_second():,.0f} tokens/s"]
+        return [*found, f"{memory:,.0f} MiB"]
 
     def tokens_per_second(self) -> float:
         seconds = self.run.progress.seconds - self.first_seconds
@@ -124,8 +139,14 @@ class Bar:
         self.bar.close()
 
 
-def introduction(run: Run) -> str:
-    """What is about to be trained, on what, and where it goes."""
+def yardsticks(compared: Compared) -> str:
+    """What the validation losses may be compared with, in a line."""
+    counted = ", ".join(f"{n}-gram {compared.ngrams[n - 1]:.3f}" for n in (1, 3, 5))
+    return f"to compare: guessing {compared.guessing:.3f}; counters of this text: {counted}"
+
+
+def introduction(run: Run, origin: str) -> str:
+    """What is about to be trained, on what, with which settings, and where it goes."""
     config, compute = run.config, run.compute
     parameters = count_parameters(run.state.model.config)
     device = "GPU" if compute.device == "gpu" else f"CPU, {compute.blas.source}"
@@ -135,6 +156,7 @@ def introduction(run: Run) -> str:
         f"model          {config.family}, {config.layers} layers x {config.width}, {parameters:,} parameters",
         f"training       {config.steps:,} steps of {config.batch_size * config.grad_accumulation_steps} x "
         f"{config.context} characters, {config.optimizer}, on {device}",
+        f"settings       {origin}",
     ]
     if run.state.step:
         lines.append(f"going on from  step {run.state.step:,}")
@@ -145,39 +167,54 @@ def introduction(run: Run) -> str:
 
 def conclusion(run: Run) -> str:
     """How it ended, in plain words, and the commands that go on from here."""
-    progress, config, folder = run.progress, run.config, shlex.quote(str(run.folder))
-    step = run.state.step
-    lines = []
-    if progress.best_loss is None or progress.last_loss is None:
-        lines.append(f"Stopped at step {step:,} of {config.steps:,}, before the first validation.")
-    else:
-        if step < config.steps:
-            lines.append(f"Stopped at step {step:,} of {config.steps:,}.")
-        lines.append(
-            f"After {progress.last_step:,} steps the validation loss is {progress.last_loss:.4f}; it was best, "
-            f"{progress.best_loss:.4f}, after step {progress.best_step:,}, and those weights are kept."
-        )
-        lines.append(advice(run))
+    folder, step, steps = shlex.quote(str(run.folder)), run.state.step, run.config.steps
+    lines = [f"Stopped at step {step:,} of {steps:,}."] if step < steps else []
+    lines += [outcome(run), advice(run)]
     prompt = run.tokenizer.example
     example = f" --prompt {shlex.quote(prompt)}" if prompt.isprintable() else ""  # a newline is the default
     lines.append(f"Write with it:  mlx-tinylm generate --weights {folder}{example}")
     more = f"Go on:          mlx-tinylm train --resume {folder}"
     if run.out_of_patience:
         lines.append(f"{more} --patience off")
-    elif step < config.steps:
+    elif step < steps or run.unvalidated:
         lines.append(more)
-    return "\n".join(lines)
+    return "\n".join(line for line in lines if line)
+
+
+def outcome(run: Run) -> str:
+    """Which weights are kept, and what their loss is."""
+    progress = run.progress
+    if progress.best_loss is None or progress.last_loss is None:
+        return "The weights were not validated after training began." if run.state.step else ""
+    if progress.best_step == 0 and run.fine_tuned:
+        tried = f"; after {progress.last_step:,} steps it is {progress.last_loss:.4f}" if progress.last_step else ""
+        return (
+            f"The weights that it began with are kept: their validation loss is {progress.best_loss:.4f}, "
+            f"and no later ones were better{tried}."
+        )
+    if progress.best_step == progress.last_step:
+        return f"After {progress.last_step:,} steps the validation loss is {progress.last_loss:.4f}, the best so far."
+    return (
+        f"After {progress.last_step:,} steps the validation loss is {progress.last_loss:.4f}; it was best, "
+        f"{progress.best_loss:.4f}, after step {progress.best_step:,}, and those weights are kept."
+    )
 
 
 def advice(run: Run) -> str:
-    """Whether the run overfits or could go on, from its last and best validation and its last training loss."""
+    """Whether the run overfits or could go on; nothing where its curve is too short or too flat to tell."""
     progress = run.progress
-    if progress.last_loss is None or progress.best_loss is None or progress.train_loss is None:
+    last, before, trained = progress.last_loss, progress.before_last_loss, progress.train_loss
+    if last is None or before is None or trained is None or progress.best_loss is None:
+        return ""
+    guessing = math.log(run.state.model.config.vocab_size)
+    if progress.validations < ENOUGH or min(last, before) > LEARNED * guessing:
         return ""
     # Tiny Shakespeare with Muon: longer runs wanted a stronger decay (and no run more than that); dropout hurt.
     cure = "a stronger --muon-weight-decay" if run.config.optimizer == "muon" else "more --dropout"
-    if progress.last_loss > OVERFITS * progress.best_loss:
+    if last > OVERFITS * progress.best_loss:
         return f"It overfits: it goes on learning the text by heart. Try more text, {cure}, or fewer --steps."
-    if progress.train_loss < 0.85 * progress.last_loss:
+    if trained < 0.85 * last:
         return f"It begins to learn the text by heart; for a longer run take more text or {cure}."
-    return "It does not overfit yet: more --steps or a larger model would make it better."
+    if last < FALLS * before:
+        return "It does not overfit yet: more --steps or a larger model would make it better."
+    return ""

@@ -17,11 +17,24 @@ class Stepped:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The whole validation split was read after `step`; `loss` is its mean in nats, the `best` so far or not."""
+    """The whole validation split was read after `step`, 0 being before the first; `loss` is its mean in nats.
+
+    `best` says whether that is the lowest so far.
+    """
 
     step: int
     loss: float
     best: bool
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What the validation losses may be compared with, told after `step`: losses on the same text, in nats."""
+
+    step: int
+    guessing: float  # every id as likely as any other
+    ngrams: tuple[float, ...]  # 1-gram, 2-gram, ... models
+    characters: int  # of the training text that the n-gram models have counted
 
 
 @dataclass(frozen=True)
@@ -40,4 +53,4 @@ class Saved:
     path: Path
 
 
-Event = Stepped | Evaluated | Sampled | Saved
+Event = Stepped | Evaluated | Compared | Sampled | Saved

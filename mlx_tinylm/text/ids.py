@@ -15,7 +15,7 @@ import numpy.typing as npt
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.files import CACHE, cache_dir, make_folder, remove_leftovers, write_atomically
 from mlx_tinylm.integrity import CHECKSUM, digest, ends_in_checksum, with_checksum
-from mlx_tinylm.text.corpus import Corpus
+from mlx_tinylm.text.corpus import PIECE, Corpus
 from mlx_tinylm.text.tokenizer import Tokenizer, quoted
 
 Ids = npt.NDArray[Any]  # uint16, or uint32 where the vocabulary needs it
@@ -45,6 +45,13 @@ class Dataset:
     @property
     def validation(self) -> Ids:
         return self.ids[self._split :]
+
+    def unseen(self, vocab_size: int) -> tuple[int, ...]:
+        """The ids below `vocab_size` that do not stand in the training split, in their order."""
+        seen = np.zeros(vocab_size, np.bool_)
+        for start in range(0, len(self.train), PIECE):
+            seen[self.train[start : start + PIECE]] = True
+        return tuple(np.flatnonzero(~seen).tolist())
 
     @property
     def _split(self) -> int:

@@ -21,7 +21,7 @@ from mlx_tinylm.files import filled_folder, remove, write_atomically
 from mlx_tinylm.integrity import read_sealed, sealed, sha256_of
 from mlx_tinylm.model_folder.tensor_files import read_safetensors, write_tensors
 from mlx_tinylm.run_folder.folder import CHECKPOINTS
-from mlx_tinylm.training.state import DIVERGED, TrainState
+from mlx_tinylm.training.state import DivergedError, TrainState
 
 KEEP = 2
 STATE = "state.json"
@@ -30,25 +30,38 @@ STATE = "state.json"
 def save(run: Path, state: TrainState, progress: dict[str, Any]) -> Path:
     """Write a checkpoint of `state` and `progress` (JSON) and return its folder; the newest KEEP stay.
 
-    Raises TinyLMError where it cannot be written, and where the weights are not finite: that would not be good to keep.
+    Raises TinyLMError where it cannot be written, DivergedError where the weights are not finite: not good to keep.
     """
     final = run / CHECKPOINTS / _name(state.step)
     if not run.is_dir():
         raise TinyLMError(f"{run}: is gone; put it back")
-    _drop(final)  # there is none, unless its step is made a second time
+    drop(final)  # there is none, unless its step is made a second time
     with filled_folder(final) as beside:
         files = {}
         for name, part in _parts(state).items():
             tensors = {key: np.array(tensor) for key, tensor in part.items()}
             if not all(np.isfinite(tensor).all() for tensor in tensors.values()):
-                raise TinyLMError(f"step {state.step}: its {name} is not finite any more. {DIVERGED}")
+                raise DivergedError(f"step {state.step}: its {name} is not finite any more")
             path = beside / f"{name}.safetensors"
             write_tensors(path, tensors)
             files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
         write_atomically(beside / STATE, sealed({"step": state.step, "progress": progress, "files": files}))
     for old in saved(run)[KEEP:]:
-        _drop(old)
+        drop(old)
     return final
+
+
+def check_writable(run: Path) -> None:
+    """Raise TinyLMError where no checkpoint can be written: better before hours of training than after."""
+    probe = run / CHECKPOINTS / ".probe"
+    write_atomically(probe, b"")
+    probe.unlink(missing_ok=True)
+
+
+def update(checkpoint: Path, progress: dict[str, Any]) -> None:
+    """Replace the progress that a checkpoint holds: what was found out about its weights after it was saved."""
+    content = read_sealed(checkpoint / STATE)
+    write_atomically(checkpoint / STATE, sealed(content | {"progress": progress}))
 
 
 def _parts(state: TrainState) -> dict[str, dict[str, mx.array]]:
@@ -60,8 +73,8 @@ def _parts(state: TrainState) -> dict[str, dict[str, mx.array]]:
     }
 
 
-def _drop(folder: Path) -> None:
-    """Remove a checkpoint so that no half of it is ever seen under its name."""
+def drop(folder: Path) -> None:
+    """Remove a checkpoint, if it is there, so that no half of it is ever seen under its name."""
     aside = folder.with_name(f".{folder.name}.old.tmp")
     with contextlib.suppress(OSError):  # not there, or it cannot be removed either
         os.rename(folder, aside)
@@ -91,7 +104,7 @@ def load_newest(run: Path, state: TrainState) -> tuple[dict[str, Any], list[str]
             wrong.append(str(error))
             continue
         for newer in saved(run)[: len(wrong)]:  # their steps will be made again
-            _drop(newer)
+            drop(newer)
         return progress, wrong
     details = f" ({'; '.join(wrong)})" if wrong else ""
     raise TinyLMError(f"{run}: no checkpoint to resume from{details}. Start a new run: mlx-tinylm train")

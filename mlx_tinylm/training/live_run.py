@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import shlex
 import time
 from collections.abc import Iterator
@@ -21,65 +22,25 @@ import numpy.typing as npt
 from mlx_tinylm.backend.devices import Compute
 from mlx_tinylm.backend.mlx_model import MLXModel
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.generation import generate
+from mlx_tinylm.generation import stream_generate
 from mlx_tinylm.model_folder.folder import WEIGHTS
 from mlx_tinylm.model_folder.tensor_files import write_tensors
 from mlx_tinylm.run_folder import metrics
-from mlx_tinylm.run_folder.events import Evaluated, Event, Sampled, Saved, Stepped
+from mlx_tinylm.run_folder.events import Compared, Evaluated, Event, Sampled, Saved, Stepped
 from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.sample_config import SampleConfig
 from mlx_tinylm.text.corpus import Corpus
 from mlx_tinylm.text.ids import Dataset
+from mlx_tinylm.text.ngrams import ngram_losses
 from mlx_tinylm.text.tokenizer import Tokenizer
 from mlx_tinylm.training import checkpoint
 from mlx_tinylm.training.loop import run_steps, validate
 from mlx_tinylm.training.optimizer import schedule
-from mlx_tinylm.training.state import DIVERGED, TrainState, kept_tensors, kept_weights
-from mlx_tinylm.training.step import make_step
+from mlx_tinylm.training.progress import SAMPLE_CHARACTERS, Progress, due_at, next_due
+from mlx_tinylm.training.state import DivergedError, TrainState, kept_tensors, kept_weights
+from mlx_tinylm.training.step import Step, make_step
 
-SAMPLE_CHARACTERS = 200
-
-
-@dataclass
-class Progress:
-    """How far a run is, besides its TrainState; kept in each checkpoint."""
-
-    seconds: float = 0.0  # of training; validating, sampling and saving left out
-    best_loss: float | None = None
-    best_step: int = 0
-    last_loss: float | None = None  # of the latest validation
-    last_step: int = 0
-    train_loss: float | None = None  # of the latest step
-    without_best: int = 0  # validations since the best one
-
-    def out_of(self, patience: int | None) -> bool:
-        return patience is not None and self.without_best >= patience
-
-
-@dataclass(frozen=True)
-class Due:
-    """What there is to do but training, after `step`."""
-
-    step: int
-    evaluate: bool
-    sample: bool
-    save: bool
-
-
-def next_due(config: TrainConfig, after: int) -> Due:
-    """What is due next after the step `after`; the last step is validated and sampled whatever its number."""
-
-    def following(every: int | None) -> int:
-        return config.steps if every is None else min(config.steps, (after // every + 1) * every)
-
-    step = min(map(following, (config.eval_every, config.sample_every, config.save_every)))
-    ends = step == config.steps
-    return Due(
-        step,
-        evaluate=ends or step % config.eval_every == 0,
-        sample=config.sample_every is not None and (ends or step % config.sample_every == 0),
-        save=step % config.save_every == 0,
-    )
+COUNTED, PREDICTED = 2_000_000, 500_000  # ids for n-gram models at most: more take memory and change little
 
 
 @dataclass
@@ -94,11 +55,14 @@ class Run:
     state: TrainState
     progress: Progress
     compute: Compute
+    saved: Saved  # the latest checkpoint
+    fine_tuned: bool = False  # it began with trained weights
     notes: tuple[str, ...] = ()
     stopping: bool = False
+    activity: str = "finishing this step"  # what `stop` waits for
 
     def stop(self) -> None:
-        """Finish the step under way, save, and end."""
+        """End after the step under way, or in the middle of a validation or a sample, and save."""
         self.stopping = True
 
     def peak_memory_mib(self) -> float:
@@ -109,42 +73,53 @@ class Run:
     def out_of_patience(self) -> bool:
         return self.progress.out_of(self.config.patience)
 
+    @property
+    def unvalidated(self) -> bool:
+        """Whether a validation is due at this very step, and was not made or not brought to its end."""
+        validated = self.progress.last_loss is not None and self.progress.last_step == self.state.step
+        return not validated and due_at(self.config, self.state.step).evaluate
+
     def events(self) -> Iterator[Event]:
         """Train to the end and say what happens. Raises TinyLMError where a loss is not finite or a disk is full."""
+        try:
+            yield from self._events()
+        except DivergedError as error:
+            raise TinyLMError(f"{error}. {self._after_divergence()}") from None
+
+    def _events(self) -> Iterator[Event]:
         config, state = self.config, self.state
-        saved = state.step
         step = make_step(state, config, self.dataset.train, self.compute)
+        compared = False
+        if self.unvalidated:
+            yield from self._evaluate()
         while state.step < config.steps and not self.stopping and not self.out_of_patience:
-            due = next_due(config, state.step)
-            rates = self._rates(due.step)
-            last: dict[str, Any] | None = None
-            started, before = time.perf_counter(), self.progress.seconds
-            for stepped in run_steps(step, state, config, len(self.dataset.train), due.step, lambda: self.stopping):
-                self.progress.seconds = before + time.perf_counter() - started
-                self.progress.train_loss = stepped.loss
-                if last:
-                    self._record(last)
-                last = self._metrics(stepped, next(rates))
-                yield stepped
-            if last is None:  # stopped before its first step
-                break
-            if state.step < due.step:  # stopped on the way: nothing is due
-                self._record(last)
-                break
-            if due.evaluate:
-                evaluated = self._evaluate()
-                last["val_loss"] = evaluated.loss
-                yield evaluated
-            self._record(last)
-            if due.sample:
-                yield Sampled(state.step, self._sample())
-            if due.save:
+            yield from self._train(step, next_due(config, state.step))
+            due = due_at(config, state.step)
+            if due.save:  # first: what follows may take long, and must not cost what was trained
                 yield self._save()
-                saved = state.step
-        if state.step > saved:
-            if self.progress.best_loss is None:  # stopped before the first validation: better these than the first ones
+            if due.evaluate and not self.stopping:
+                if not compared:  # once, and not before the first step, which should not have to wait
+                    yield self._compare()
+                    compared = True
+                yield from self._evaluate()
+            if due.sample and not self.stopping:
+                yield from self._sample()
+        if state.step > self.saved.step:
+            if self.progress.best_step == 0 and not self.fine_tuned:  # better these than the first, random ones
+                self.progress.best_loss = None
                 self._keep_weights()
             yield self._save()
+
+    def _train(self, step: Step, until: int) -> Iterator[Stepped]:
+        """The steps up to `until`, or to where the run is stopped."""
+        rates = self._rates(until)
+        started, before = time.perf_counter(), self.progress.seconds
+        self.activity = "finishing this step"
+        for stepped in run_steps(step, self.state, self.config, len(self.dataset.train), until, lambda: self.stopping):
+            self.progress.seconds = before + time.perf_counter() - started
+            self.progress.trained(stepped.loss)
+            self._record(self._metrics(stepped, next(rates)))
+            yield stepped
 
     def _rates(self, until: int) -> Iterator[float]:
         """The learning rate of each step up to `until`.
@@ -156,31 +131,53 @@ class Run:
         return iter(np.broadcast_to(rates, len(steps)).tolist())
 
     def _save(self) -> Saved:
+        self.activity = "finishing this checkpoint"
         with self._going_on_later():
             path = checkpoint.save(self.folder, self.state, dataclasses.asdict(self.progress))
-        return Saved(self.state.step, path)
+        self.saved = Saved(self.state.step, path)
+        return self.saved
 
     def _keep_weights(self) -> None:
         with self._going_on_later():
             write_tensors(self.folder / WEIGHTS, kept_tensors(self.state))
 
-    def _evaluate(self) -> Evaluated:
-        loss = validate(self.state, self.config, self.dataset.validation, self.compute)
+    def _evaluate(self) -> Iterator[Evaluated]:
+        """Validate, and keep the weights that are best so far; nothing where the run is stopped meanwhile."""
+        step, self.activity = self.state.step, "breaking off the validation"
+        loss = validate(self.state, self.config, self.dataset.validation, self.compute, lambda: self.stopping)
+        if loss is None:
+            return
         if not np.isfinite(loss):
-            raise TinyLMError(f"step {self.state.step}: the validation loss is {loss:.4g}. {DIVERGED}")
-        progress = self.progress
-        progress.last_loss, progress.last_step = loss, self.state.step
-        best = progress.best_loss is None or loss < progress.best_loss
-        progress.without_best = 0 if best else progress.without_best + 1
-        if best:
-            progress.best_loss, progress.best_step = loss, self.state.step
+            if step and self.saved.step == step:  # nothing to go on from
+                checkpoint.drop(self.saved.path)
+            raise DivergedError(f"step {step}: the validation loss is {loss:.4g}")
+        best = self.progress.validated(step, loss)
+        if best and step:  # at step 0 they are there already
             self._keep_weights()
-        return Evaluated(self.state.step, loss, best)
+        with self._going_on_later():
+            metrics.add_validation(self.folder, step, loss)
+            if self.saved.step == step:
+                checkpoint.update(self.saved.path, dataclasses.asdict(self.progress))
+        yield Evaluated(step, loss, best)
 
-    def _sample(self) -> str:
+    def _compare(self) -> Compared:
+        vocab_size = self.state.model.config.vocab_size
+        train, held_out = self.dataset.train[-COUNTED:], self.dataset.validation[:PREDICTED]
+        return Compared(
+            self.state.step, math.log(vocab_size), tuple(ngram_losses(train, held_out, vocab_size)), len(train)
+        )
+
+    def _sample(self) -> Iterator[Sampled]:
+        self.activity = "breaking off the sample"
         config = SampleConfig(max_tokens=SAMPLE_CHARACTERS, seed=self.config.seed)
+        pieces = []
         with kept_weights(self.state) as model:
-            return generate(MLXModel(model, self.compute), self.tokenizer, self.tokenizer.opening, config)
+            opening = self.tokenizer.opening
+            for piece in stream_generate(MLXModel(model, self.compute), self.tokenizer, opening, config):
+                pieces.append(piece)
+                if self.stopping:
+                    return
+        yield Sampled(self.state.step, "".join(pieces))
 
     def _metrics(self, stepped: Stepped, rate: float) -> dict[str, Any]:
         return {
@@ -192,6 +189,14 @@ class Run:
             "seconds": round(self.progress.seconds, 4),
         }
 
+    def _after_divergence(self) -> str:
+        """What to try after a divergence, with the weights that are still good, if there are any."""
+        advice = "Training stopped. Try a lower --learning-rate, more --warmup-steps, or --grad-clip 1"
+        if not self.progress.best_step and not self.fine_tuned:
+            return f"{advice}, in a new run"
+        start = shlex.quote(str(self.folder))
+        return f"{advice}: anew, or from the best weights, of step {self.progress.best_step}, with --init-from {start}"
+
     def _record(self, line: dict[str, Any]) -> None:
         with self._going_on_later():
             metrics.append(self.folder, line)
@@ -201,6 +206,8 @@ class Run:
         """What cannot be written costs at most what came after the last checkpoint: say how to go on from there."""
         try:
             yield
+        except DivergedError:
+            raise
         except TinyLMError as error:
             command = f"mlx-tinylm train --resume {shlex.quote(str(self.folder))}"
             raise TinyLMError(f"{error}. Then go on from the last checkpoint: {command}") from None

@@ -5,6 +5,7 @@ Shapes: N ids of the corpus.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 
 import mlx.core as mx
@@ -12,14 +13,17 @@ import numpy as np
 
 from mlx_tinylm.backend.devices import Compute
 from mlx_tinylm.backend.mlx_model import MLXModel
-from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.evaluation import evaluate
 from mlx_tinylm.run_folder.events import Stepped
 from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.text.ids import Ids
 from mlx_tinylm.training.batches import dropout_keys, step_offsets
-from mlx_tinylm.training.state import DIVERGED, TrainState, kept_weights
+from mlx_tinylm.training.state import DivergedError, TrainState, kept_weights
 from mlx_tinylm.training.step import Step
+
+
+class StoppedError(Exception):
+    """A validation was asked to end between two batches."""
 
 
 def run_steps(
@@ -27,7 +31,7 @@ def run_steps(
 ) -> Iterator[Stepped]:
     """Train up to step `until` on `length` ids; a step is dispatched before the loss of the last one is read.
 
-    Raises TinyLMError as soon as a loss or a gradient is no finite number.
+    Raises DivergedError as soon as a loss or a gradient is no finite number.
     """
     previous: tuple[int, mx.array, mx.array] | None = None
     while state.step < until and not stopping():
@@ -45,16 +49,24 @@ def run_steps(
 
 
 def finished(step: int, loss: mx.array, norm: mx.array) -> Stepped:
-    """Wait for a step; raises TinyLMError if it went wrong."""
+    """Wait for a step; raises DivergedError if it went wrong."""
     result = Stepped(step, float(loss), float(norm))
     if not np.isfinite([result.loss, result.grad_norm]).all():
-        raise TinyLMError(
-            f"step {step}: the loss is {result.loss:.4g}, the norm of its gradient {result.grad_norm:.4g}. {DIVERGED}"
+        raise DivergedError(
+            f"step {step}: the loss is {result.loss:.4g}, the norm of its gradient {result.grad_norm:.4g}"
         )
     return result
 
 
-def validate(state: TrainState, config: TrainConfig, ids: Ids, compute: Compute) -> float:
-    """The mean loss of the kept weights over all of `ids` (N,), in nats."""
-    with kept_weights(state) as model:
-        return evaluate(MLXModel(model, compute), ids, config.context).loss
+def validate(
+    state: TrainState, config: TrainConfig, ids: Ids, compute: Compute, stopping: Callable[[], bool] = lambda: False
+) -> float | None:
+    """The mean loss of the kept weights over all of `ids` (N,), in nats; None where it is to stop before the end."""
+
+    def watch(done: int, total: int) -> None:
+        if done < total and stopping():
+            raise StoppedError
+
+    with kept_weights(state) as model, contextlib.suppress(StoppedError):
+        return evaluate(MLXModel(model, compute), ids, config.context, watch=watch).loss
+    return None

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import os
+import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,23 +18,35 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_tinylm.backend.devices import Compute
-from mlx_tinylm.errors import TinyLMError, escaped
-from mlx_tinylm.files import lock, make_folder, remove_leftovers, write_atomically
+from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.files import filled_folder, lock, remove_leftovers
 from mlx_tinylm.integrity import sha256_of
 from mlx_tinylm.model_folder.folder import WEIGHTS, ModelFolder, open_folder, read_config, read_tensors, write_folder
 from mlx_tinylm.model_folder.tensor_files import write_tensors
 from mlx_tinylm.run_folder import metrics
-from mlx_tinylm.run_folder.folder import CHECKPOINTS, SMALL_FILES, TEXT, clear, refuse_filled
+from mlx_tinylm.run_folder.events import Saved
+from mlx_tinylm.run_folder.folder import (
+    CHECKPOINTS,
+    OWN,
+    SMALL_FILES,
+    numbered,
+    refuse_filled,
+    refuse_sources,
+)
 from mlx_tinylm.run_folder.record import RunRecord, TextRecord
 from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.text.corpus import Corpus, open_corpus
-from mlx_tinylm.text.ids import Dataset, UnknownCharactersError, check_length, encode
-from mlx_tinylm.text.named_corpora import DEFAULT_CORPUS, NAMED
+from mlx_tinylm.text.named_corpora import DEFAULT_CORPUS
 from mlx_tinylm.text.tokenizer import Tokenizer
 from mlx_tinylm.training import checkpoint
-from mlx_tinylm.training.live_run import Progress, Run
+from mlx_tinylm.training.live_run import Run
+from mlx_tinylm.training.optimizer import schedule
+from mlx_tinylm.training.pace import paced
+from mlx_tinylm.training.progress import Progress
+from mlx_tinylm.training.source_text import encoded, kept_sources, same_text
 from mlx_tinylm.training.state import TrainState, check_memory, kept_tensors, new_state
 
+DEFAULT_PARENT = Path("weights")  # of the folders of runs that are given none
 # What does not decide the steps already made.
 FREE = {"steps", "eval_every", "save_every", "sample_every", "patience"}
 
@@ -41,19 +54,26 @@ FREE = {"steps", "eval_every", "save_every", "sample_every", "patience"}
 @contextlib.contextmanager
 def start(
     compute: Compute,
-    folder: Path,
+    folder: Path | None,
     config: TrainConfig,
     data: Sequence[str] = (),
     init_from: Path | None = None,
     force: bool = False,
     given: Collection[str] = (),
+    minutes: float | None = None,
 ) -> Iterator[Run]:
     """A new run in `folder`, from fresh weights or those of the model folder `init_from`.
 
+    Without a folder it is the first weights/run-N that is free; none appears before what is in it can be resumed.
+    `minutes` replaces the steps of `config` by as many as this machine makes in that time, all else included.
+
     `compute` comes from `backend.devices.prepare`, which must be called before MLX, and so this file, is imported.
     `given` names the settings that were chosen on purpose, which `init_from` must not silently overrule.
-    Raises TinyLMError where the text does not fit, or the folder has something in it and not `force`.
+    Raises TinyLMError where the text does not fit, or the folder has something in it that is no run, or not `force`.
     """
+    began = time.perf_counter()
+    if folder:
+        refuse_filled(folder, force)
     data = data or (DEFAULT_CORPUS,)
     source = open_folder(init_from) if init_from else None
     if source:
@@ -61,28 +81,48 @@ def start(
     else:
         config.model_config(vocab_size=1, eos_id=0)  # refuses an impossible shape before a corpus is fetched
     corpus = open_corpus(data)
+    if folder:
+        refuse_sources(folder, [*corpus.sources, *([init_from] if init_from else [])])
     tokenizer = source.tokenizer if source else Tokenizer.from_alphabet(corpus.alphabet)
     model_config = source.config if source else config.model_config(tokenizer.vocab_size, tokenizer.vocab_size - 1)
     check_memory(config, model_config)
-    try:
-        dataset = _encoded(corpus, tokenizer, config)
-    except UnknownCharactersError as error:
-        raise TinyLMError(
-            f"{corpus.name}: has {len(error.characters)} characters that the model in {init_from} does not know: "
-            f"{escaped(error.characters, keep='')[:200]}. Remove them from the text, "
-            "or train from the start without --init-from"
-        ) from None
-    state = new_state(config, model_config, compute, source.tensors() if source else None)
+    dataset = encoded(corpus, tokenizer, config, init_from)
+    unseen = dataset.unseen(model_config.vocab_size)
+    suppressed = tuple(id for id in unseen if not source or id in source.config.suppressed)
+    model_config = dataclasses.replace(model_config, suppressed=suppressed)
+    weights = source.tensors() if source else None
+    if minutes:
+        spent = time.perf_counter() - began
+        config = paced(config, 60 * minutes - spent, dataset, tokenizer, compute, model_config, weights)
+    state = new_state(config, model_config, compute, weights)
     progress = Progress()
-    make_folder(folder)
-    refuse_filled(folder, force)  # before the lock, whose file would stay behind
-    with lock(folder):
-        clear(folder, force)
-        write_folder(folder, model_config, tokenizer)
-        write_tensors(folder / WEIGHTS, kept_tensors(state))
-        checkpoint.save(folder, state, dataclasses.asdict(progress))
-        _record(folder, config, corpus, data, init_from).write(folder)  # last: from here on the run can be resumed
-        yield Run(folder, config, corpus, dataset, tokenizer, state, progress, compute)
+    place = folder or DEFAULT_PARENT / f".run.{os.getpid()}.tmp"
+    with contextlib.ExitStack() as held:
+        exists = place.is_dir()
+        if exists:
+            held.enter_context(lock(place))
+            refuse_filled(place, force)  # again, now that nobody else can fill it
+            remove_leftovers(place)
+        with filled_folder(place, OWN) as beside:
+            if not exists:
+                held.enter_context(lock(beside))
+            write_folder(beside, model_config, tokenizer)
+            write_tensors(beside / WEIGHTS, kept_tensors(state))
+            saved = checkpoint.save(beside, state, dataclasses.asdict(progress))
+            _record(beside, config, corpus, kept_sources(beside, place, corpus, data), init_from).write(beside)
+        folder = folder or numbered(place)
+        yield Run(
+            folder,
+            config,
+            corpus,
+            dataset,
+            tokenizer,
+            state,
+            progress,
+            compute,
+            Saved(0, folder / saved.relative_to(beside)),
+            fine_tuned=source is not None,
+        )
 
 
 def _shaped_as(source: ModelFolder, config: TrainConfig, given: Collection[str]) -> TrainConfig:
@@ -101,26 +141,14 @@ def _shaped_as(source: ModelFolder, config: TrainConfig, given: Collection[str])
     return dataclasses.replace(config, context=min(config.context, model.context), **shape)
 
 
-def _encoded(corpus: Corpus, tokenizer: Tokenizer, config: TrainConfig) -> Dataset:
-    """The text as ids; raises TinyLMError where the tokenizer lacks characters of it, or it is too short."""
-    dataset = Dataset(encode(corpus, tokenizer))
-    check_length(corpus.name, dataset, config.context)
-    return dataset
-
-
 def _record(
-    folder: Path, config: TrainConfig, corpus: Corpus, data: Sequence[str], init_from: Path | None
+    folder: Path, config: TrainConfig, corpus: Corpus, data: tuple[str, ...], init_from: Path | None
 ) -> RunRecord:
-    """What the run depends on. The model's small files are there already; text from a pipe is kept beside them."""
-    if all(item in NAMED or (item != "-" and (os.path.isfile(item) or os.path.isdir(item))) for item in data):
-        data = [item if item in NAMED else str(Path(item).resolve()) for item in data]
-    else:
-        write_atomically(folder / TEXT, corpus.text())
-        data = [TEXT]
+    """What the run depends on; the model's small files are in `folder` already."""
     return RunRecord(
         settings=config,
         init_from=str(init_from.resolve()) if init_from else None,
-        data=tuple(data),
+        data=data,
         corpus=TextRecord(corpus.name, corpus.sha256, corpus.characters),
         files={name: sha256_of(folder / name) for name in SMALL_FILES},
         versions={name: importlib.metadata.version(name) for name in ("mlx-tinylm", "mlx", "numpy")},
@@ -137,27 +165,44 @@ def resume(compute: Compute, folder: Path, changes: dict[str, Any], data: Sequen
     Raises TinyLMError for other changes and for another text.
     """
     record = RunRecord.read(folder)
-    config, notes = _changed(folder, record.settings, changes)
-    corpus = _same_text(folder, record, data)
+    config = _changed(folder, record.settings, changes)
+    corpus = same_text(folder, record, data)
     with lock(folder):
         remove_leftovers(folder)
         remove_leftovers(folder / CHECKPOINTS)
+        checkpoint.check_writable(folder)
         tokenizer = Tokenizer.load(folder)
-        dataset = _encoded(corpus, tokenizer, config)
+        dataset = encoded(corpus, tokenizer, config)
         state = new_state(config, read_config(folder), compute)
         kept, damaged = checkpoint.load_newest(folder, state)
         progress = Progress(**kept)
         _refuse_ended(folder, config, state.step, progress)
-        notes += [f"{problem}; going on from step {state.step}" for problem in damaged]
+        notes = [f"{problem}; going on from step {state.step}" for problem in damaged]
+        notes += _jump(record.settings, config, state.step)
         notes += _restore_weights(folder, state, progress)
         metrics.truncate(folder, state.step)
-        if config != record.settings:
-            dataclasses.replace(record, settings=config).write(folder)
-        yield Run(folder, config, corpus, dataset, tokenizer, state, progress, compute, tuple(notes))
+        found = dataclasses.replace(
+            record, settings=config, data=kept_sources(folder, folder, corpus, data or record.data)
+        )
+        if found != record:  # the text may lie somewhere else now
+            found.write(folder)
+        yield Run(
+            folder,
+            config,
+            corpus,
+            dataset,
+            tokenizer,
+            state,
+            progress,
+            compute,
+            Saved(state.step, checkpoint.saved(folder)[0]),
+            fine_tuned=record.init_from is not None,
+            notes=tuple(notes),
+        )
 
 
-def _changed(folder: Path, config: TrainConfig, changes: dict[str, Any]) -> tuple[TrainConfig, list[str]]:
-    """The settings to go on with, and what to know of them; raises TinyLMError for those that cannot change."""
+def _changed(folder: Path, config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
+    """The settings to go on with; raises TinyLMError for those that cannot change."""
     for name in changes.keys() - FREE:
         if changes[name] != getattr(config, name):
             option = "--" + name.replace("_", "-")
@@ -165,27 +210,23 @@ def _changed(folder: Path, config: TrainConfig, changes: dict[str, Any]) -> tupl
                 f"{folder}: was trained with {option} {getattr(config, name)}, which cannot change on --resume; "
                 f"leave {option} out, or start another run with --init-from {folder}"
             )
-    changed = dataclasses.replace(config, **changes)
-    if changed.steps == config.steps or config.schedule == "constant":
-        return changed, []
-    return changed, [f"the learning rate is now that of a run of {changed.steps:,} steps; it jumps where they part"]
+    return dataclasses.replace(config, **changes)
 
 
-def _same_text(folder: Path, record: RunRecord, data: Sequence[str] | None) -> Corpus:
-    """The text that the run began with; raises TinyLMError where it has changed."""
-    corpus = open_corpus(data or record.sources(folder))
-    if corpus.sha256 != record.corpus.sha256:
-        raise TinyLMError(
-            f"{folder}: was trained on another text than {corpus.name} is now; give the same text with --data, "
-            f"or start another run with --init-from {folder}"
-        )
-    return corpus
+def _jump(before: TrainConfig, now: TrainConfig, step: int) -> list[str]:
+    """A note where another number of steps makes the learning rate jump, if it falls to the end of a run."""
+    if step == 0 or before.steps == now.steps:
+        return []
+    old, new = (float(schedule(config, config.learning_rate)(mx.array(step - 1))) for config in (before, now))
+    if abs(new - old) <= 0.01 * now.learning_rate:
+        return []
+    return [f"the learning rate jumps from {old:.2g} to {new:.2g}: it is now that of a run of {now.steps:,} steps"]
 
 
 def _refuse_ended(folder: Path, config: TrainConfig, step: int, progress: Progress) -> None:
     """Raise TinyLMError where there is nothing to go on with."""
-    if step >= config.steps:
-        raise TinyLMError(f"{folder}: already has all {config.steps} steps; give a larger --steps to go on")
+    if step > config.steps or (step == config.steps and progress.last_step == step):
+        raise TinyLMError(f"{folder}: is at step {step:,} already; give --steps above {step:,} to go on")
     if progress.out_of(config.patience):
         raise TinyLMError(
             f"{folder}: stopped because {progress.without_best} validations brought no new best; "

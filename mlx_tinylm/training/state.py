@@ -22,10 +22,9 @@ from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.training.average import Average
 from mlx_tinylm.training.optimizer import build_optimizer
 
-DIVERGED = (
-    "Training stopped. Try a lower --learning-rate, more --warmup-steps, or --grad-clip 1: anew, or with --init-from "
-    "and this run's folder, whose best weights are kept"
-)
+
+class DivergedError(TinyLMError):
+    """Training went wrong: something is no finite number any more."""
 
 
 @dataclass

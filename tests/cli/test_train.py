@@ -30,10 +30,10 @@ def test_a_whole_session(invoke: Invoke, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     result = invoke("train", *options(PLAIN), "--data", "text.txt", "--out", folder)
     assert result.exit_code == 0
-    assert re.match(r"After 8 steps the validation loss is \d\.\d{4}; it was best", result.stdout)
+    assert re.match(r"After 8 steps the validation loss is \d\.\d{4}, the best so far", result.stdout)
     assert "step 8: validation loss" in result.stderr
     assert invoke("train", "--resume", folder, "--steps", "10").exit_code == 0
-    assert len(losses(folder)) == 10
+    assert len(losses(folder)) == 11
     tuned = invoke(
         *("train", "--init-from", folder, "--data", "other.txt", "--out", tmp_path / "tuned"),
         *("--preset", "nano", "--steps", "2", "--sample-every", "1"),

@@ -1,41 +1,80 @@
-"""Folders for runs: fresh ones, filled ones, and what is left of an earlier run."""
+"""Folders for runs: numbered ones, filled ones, and what a new run may replace."""
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.run_folder.folder import clear, fresh_folder, refuse_filled
+from mlx_tinylm.run_folder.folder import OWN, numbered, refuse_filled, refuse_sources
 
 
-def test_fresh_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fresh folder is the first of run-1, run-2, ... that does not exist."""
-    monkeypatch.chdir(tmp_path)
-    assert fresh_folder() == Path("weights/run-1")
-    (tmp_path / "weights" / "run-1").mkdir(parents=True)
-    (tmp_path / "weights" / "run-3").mkdir()
-    assert fresh_folder() == Path("weights/run-2")
+def filled(folder: Path, *names: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_text("x")
+    return folder
+
+
+def test_numbers(tmp_path: Path) -> None:
+    """A folder gets the first of run-1, run-2, ... that is free; an empty folder or a file is not free."""
+    filled(tmp_path / "run-1")
+    filled(tmp_path, "run-2")
+    assert numbered(filled(tmp_path / "a", "file")) == tmp_path / "run-3"
+    assert (tmp_path / "run-3" / "file").exists()
+    assert not (tmp_path / "a").exists()
+
+
+def test_runs_that_are_numbered_at_once_get_numbers_of_their_own(tmp_path: Path) -> None:
+    """However many ask together, each gets a number, and nobody's folder is lost."""
+    folders = [filled(tmp_path / f"new-{i}", f"file-{i}") for i in range(20)]
+    barrier, found = threading.Barrier(len(folders)), []
+
+    def ask(folder: Path) -> None:
+        barrier.wait()
+        found.append(numbered(folder))
+
+    threads = [threading.Thread(target=ask, args=[folder]) for folder in folders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == sorted(tmp_path / f"run-{i + 1}" for i in range(20))
+    assert len(list(tmp_path.rglob("file-*"))) == 20
 
 
 def test_a_filled_folder_is_refused(tmp_path: Path) -> None:
-    """What is in a folder is shown and stays, unless --force is given; a lock alone is nothing."""
-    (tmp_path / ".lock").touch()
+    """What is in a folder is shown, unless --force is given; a lock alone is nothing, nor is a folder to be made."""
+    refuse_filled(tmp_path / "new", force=False)
+    filled(tmp_path, ".lock")
     refuse_filled(tmp_path, force=False)
-    for name in "dcba":
-        (tmp_path / name).touch()
-    for refuse in (refuse_filled, clear):
-        with pytest.raises(TinyLMError, match=r"has something in it already \(a, b, c\); choose another --out, "):
-            refuse(tmp_path, force=False)
-    clear(tmp_path, force=True)
-    assert {path.name for path in tmp_path.iterdir()} == {".lock", *"abcd"}
+    filled(tmp_path, *"dcba")
+    with pytest.raises(TinyLMError, match=r"has something in it already \(a, b, c\); choose another --out, "):
+        refuse_filled(tmp_path, force=False)
+    refuse_filled(tmp_path, force=True)
+    with pytest.raises(TinyLMError, match=r"a: is no folder, and none can be made there; choose another --out"):
+        refuse_filled(tmp_path / "a", force=True)
 
 
-def test_an_earlier_run_is_cleared(tmp_path: Path) -> None:
-    """What would be taken for part of the new run goes; what somebody else put there does not."""
-    (tmp_path / "checkpoints" / "00000001").mkdir(parents=True)
-    for name in ("train.json", "metrics.jsonl", "text.txt", ".model.safetensors.7.tmp", "README.md", "notes.txt"):
-        (tmp_path / name).touch()
-    clear(tmp_path, force=True)
-    assert {path.name for path in tmp_path.iterdir()} == {"README.md", "notes.txt"}
+@pytest.mark.parametrize("name", [name for name in OWN if name != "train.json"])
+def test_only_a_run_is_replaced(name: str, tmp_path: Path) -> None:
+    """A file that a run would write, and none wrote, is somebody's own; with the record of a run beside it, a run's."""
+    filled(tmp_path, "notes.txt", name)
+    with pytest.raises(TinyLMError, match=rf"has {name}, and no train.json: no run of this program wrote that"):
+        refuse_filled(tmp_path, force=True)
+    filled(tmp_path, "train.json")
+    refuse_filled(tmp_path, force=True)
+
+
+def test_what_a_run_is_made_from_is_not_replaced(tmp_path: Path) -> None:
+    """Neither a file that would be removed, nor one below it, nor the model in the folder itself, by any way there."""
+    run = filled(tmp_path / "run", "metrics.jsonl", "text.txt", "mine.txt", "model.safetensors")
+    filled(run / "checkpoints" / "1", "state.json")
+    (tmp_path / "link").symlink_to(run)
+    for source in (run / "metrics.jsonl", run / "checkpoints" / "1" / "state.json", run, tmp_path / "link"):
+        with pytest.raises(TinyLMError, match=r"the new run is to be made from this, and --force would remove it"):
+            refuse_sources(run, [tmp_path / "elsewhere", source])
+    refuse_sources(run, [run / "text.txt", run / "mine.txt", tmp_path, tmp_path / "elsewhere"])
+    refuse_sources(tmp_path / "new", [tmp_path / "new"])

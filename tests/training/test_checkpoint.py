@@ -59,7 +59,7 @@ def test_what_is_not_finite_is_not_kept(tmp_path: Path) -> None:
     """Weights that are no numbers are refused, and nothing of them is left; nor is a folder that is gone made anew."""
     state, _ = trained(RICH, 1)
     state.model.model.norm.weight = state.model.model.norm.weight * float("inf")
-    with pytest.raises(TinyLMError, match=r"^step 1: its model is not finite any more\. Training stopped"):
+    with pytest.raises(TinyLMError, match=r"^step 1: its model is not finite any more$"):
         checkpoint.save(tmp_path, state, {})
     assert [*tmp_path.rglob("0*"), *tmp_path.rglob(".*")] == []
     with pytest.raises(TinyLMError, match=r"run: is gone"):

@@ -26,10 +26,8 @@ from tiny_runs import (
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.model_folder.layout import transposed
 from mlx_tinylm.model_folder.tensor_files import read_safetensors
-from mlx_tinylm.run_folder.events import Evaluated, Sampled, Saved, Stepped
-from mlx_tinylm.run_folder.settings import TrainConfig
+from mlx_tinylm.run_folder.events import Compared, Evaluated, Sampled, Saved, Stepped
 from mlx_tinylm.training import checkpoint, live_run, run
-from mlx_tinylm.training.live_run import Due, next_due
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -39,33 +37,12 @@ def text(tmp_path: Path) -> Path:
     return write_text(tmp_path / "text.txt")
 
 
-EVERY = TrainConfig(steps=10, eval_every=4, save_every=6, sample_every=8)
-
-
-@pytest.mark.parametrize(
-    ("after", "changes", "due"),
-    [
-        (0, {}, Due(4, evaluate=True, sample=False, save=False)),
-        (3, {}, Due(4, evaluate=True, sample=False, save=False)),
-        (4, {}, Due(6, evaluate=False, sample=False, save=True)),
-        (6, {}, Due(8, evaluate=True, sample=True, save=False)),
-        (8, {}, Due(10, evaluate=True, sample=True, save=False)),
-        (8, {"sample_every": None}, Due(10, evaluate=True, sample=False, save=False)),
-        (8, {"save_every": 5}, Due(10, evaluate=True, sample=True, save=True)),
-        (0, {"steps": 3}, Due(3, evaluate=True, sample=True, save=False)),
-    ],
-)
-def test_what_is_due(after: int, changes: dict[str, int | None], due: Due) -> None:
-    """After a step comes the next multiple of any interval, or the last step, which is always looked at."""
-    assert next_due(dataclasses.replace(EVERY, **changes), after) == due
-
-
 def test_events(tmp_path: Path, text: Path) -> None:
-    """A run reports every step, and validation, samples and checkpoints when they are due, the last step included."""
+    """A run reports every step, and validation, samples and checkpoints when they are due, first and last included."""
     config = dataclasses.replace(PLAIN, steps=7, eval_every=3, save_every=4, sample_every=5)
     events = train(tmp_path / "run", config, text)
     found = {kind: [event.step for event in events if isinstance(event, kind)] for kind in (Evaluated, Sampled, Saved)}
-    assert found == {Evaluated: [3, 6, 7], Sampled: [5, 7], Saved: [4, 7]}
+    assert found == {Evaluated: [0, 3, 6, 7], Sampled: [5, 7], Saved: [4, 7]}
     assert [event.step for event in events if isinstance(event, Stepped)] == [1, 2, 3, 4, 5, 6, 7]
     assert all(one.step <= other.step for one, other in itertools.pairwise(events))
     sample = next(event for event in events if isinstance(event, Sampled))
@@ -89,9 +66,10 @@ def test_metrics(tmp_path: Path, text: Path) -> None:
     config = dataclasses.replace(RICH, schedule="linear")
     train(tmp_path / "run", config, text)
     lines = metrics(tmp_path / "run")
-    assert [line["step"] for line in lines] == list(range(1, 9))
+    assert [line["step"] for line in lines] == list(range(9))
+    assert [line["step"] for line in lines if "val_loss" in line] == [0, 4, 8]
+    lines = lines[1:]
     assert all({"step", "loss", "grad_norm", "lr", "tokens", "seconds"} <= line.keys() for line in lines)
-    assert [line["step"] for line in lines if "val_loss" in line] == [4, 8]
     assert lines[2]["tokens"] == 3 * 2 * 2 * 8
     rates = [1e-3, 2e-3, *(3e-3 * left / 6 for left in (6, 5, 4, 3, 2, 1))]
     assert [line["lr"] for line in lines] == pytest.approx(rates)
@@ -107,7 +85,7 @@ def validations(monkeypatch: pytest.MonkeyPatch, *figures: float) -> None:
 
 def test_best_weights_are_kept(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """model.safetensors holds the averages at the best validation: not the weights, nor those of the latest one."""
-    validations(monkeypatch, 3.0, 2.0, 2.5, 2.0)
+    validations(monkeypatch, 4.0, 3.0, 2.0, 2.5, 2.0)
     best = []
     with run.start(on_streams(), tmp_path / "run", dataclasses.replace(RICH, eval_every=2), [str(text)]) as running:
         for event in running.events():
@@ -115,7 +93,7 @@ def test_best_weights_are_kept(tmp_path: Path, text: Path, monkeypatch: pytest.M
                 best.append(event.best)
                 if event.step == 4:
                     kept = weights_of(running.state)
-    assert best == [True, True, False, False]
+    assert best == [True, True, True, False, False]
     assert equal(tensors(tmp_path / "run"), kept)
     assert not equal(kept, weights_of(running.state))
     assert (running.progress.best_loss, running.progress.best_step, running.progress.last_loss) == (2.0, 4, 2.0)
@@ -129,7 +107,7 @@ def test_best_weights_are_kept(tmp_path: Path, text: Path, monkeypatch: pytest.M
 def test_patience(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
     """A run ends after so many validations without a new best, resumed in between or not, and says how to go on."""
     config = dataclasses.replace(PLAIN, eval_every=1, save_every=100, patience=2)
-    validations(monkeypatch, 3.0, 2.0, 2.5, 1.5, 1.6, 1.5, 1.0, 1.0)
+    validations(monkeypatch, 4.0, 3.0, 2.0, 2.5, 1.5, 1.6, 1.5, 1.0, 1.0)
     train_until(tmp_path / "run", config, text, stop)
     if stop == 5:
         assert resume(tmp_path / "run").state.step == 6
@@ -144,19 +122,19 @@ def test_weights_that_went_wrong_are_not_kept(
     tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, figure: float
 ) -> None:
     """A validation loss that is no number ends the run before those weights are kept or saved."""
-    validations(monkeypatch, figure)
+    validations(monkeypatch, 4.0, figure)
     with run.start(on_streams(), tmp_path / "run", PLAIN, [str(text)]) as started:
         first = tensors(tmp_path / "run")
         with pytest.raises(TinyLMError, match=r"step 4: the validation loss is (nan|inf)\. Training stopped\. Try a"):
             list(started.events())
-    assert [path.name for path in checkpoint.saved(tmp_path / "run")] == ["00000002", "00000000"]
+    assert [path.name for path in checkpoint.saved(tmp_path / "run")] == ["00000002"]
     assert equal(tensors(tmp_path / "run"), first)
 
 
 def test_a_run_that_diverges_keeps_what_was_good(tmp_path: Path, text: Path) -> None:
     """After a run has diverged its checkpoints and weights hold numbers only."""
     config = dataclasses.replace(PLAIN, learning_rate=1e38, grad_clip=None, save_every=1, eval_every=50)
-    with pytest.raises(TinyLMError, match=r"^step 1: its model is not finite any more\. Training stopped"):
+    with pytest.raises(TinyLMError, match=r"^step 1: its model is not finite any more\. .*, in a new run$"):
         train(tmp_path / "run", config, text)
     kept = list((tmp_path / "run").rglob("*.safetensors"))
     assert len(kept) == 4
@@ -170,3 +148,105 @@ def test_stopped_before_the_first_validation(tmp_path: Path, text: Path) -> None
     newest = checkpoint.saved(tmp_path / "run")[0]
     assert 3 <= int(newest.name) < 6
     assert equal(tensors(tmp_path / "run"), transposed(read_safetensors(newest / "model.safetensors")))
+
+
+# Validation
+
+
+def test_what_losses_compare_with(tmp_path: Path, text: Path) -> None:
+    """Before the first validation after a step comes, once, what guessing and counting would reach on the text."""
+    config = dataclasses.replace(PLAIN, eval_every=3)
+    events = train(tmp_path / "run", config, text)
+    (compared,) = (event for event in events if isinstance(event, Compared))
+    place = events.index(compared)
+    assert [event.step for event in events[:place] if isinstance(event, Evaluated)] == [0]
+    assert isinstance(events[place + 1], Evaluated)
+    assert isinstance(events[1], Stepped)
+    words = text.read_text()
+    assert compared.guessing == pytest.approx(np.log(len(set(words)) + 1))
+    assert compared.characters == int(0.9 * len(words))
+    assert compared.guessing > compared.ngrams[0] > compared.ngrams[2]
+
+
+def test_a_checkpoint_comes_before_the_validation_of_its_step(tmp_path: Path, text: Path) -> None:
+    """Where a run ends in the middle of a validation, what was trained is saved; resumed, it validates first."""
+    config = dataclasses.replace(PLAIN, eval_every=4, save_every=4)
+    train(tmp_path / "whole", config, text)
+    with run.start(on_streams(), tmp_path / "run", config, [str(text)]) as running:
+        kinds = []
+        for event in running.events():
+            kinds.append(type(event))
+            if isinstance(event, Saved):
+                assert running.unvalidated
+                running.stop()
+        assert (running.state.step, running.unvalidated) == (4, True)
+    assert kinds[-1] is Saved
+    with run.resume(on_streams(), tmp_path / "run", {}) as running:
+        first = next(running.events())
+    assert isinstance(first, Evaluated)
+    assert first.step == 4
+    assert [line.get("val_loss") for line in metrics(tmp_path / "run")[4:]] == [first.loss]
+    resume(tmp_path / "run")
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    assert equal(tensors(tmp_path / "run"), tensors(tmp_path / "whole"))
+
+
+def test_a_validation_is_broken_off(tmp_path: Path) -> None:
+    """A run that is stopped while it validates does not read the rest of the held-out text."""
+    text = write_text(tmp_path / "text.txt", 60_000)
+    with run.start(on_streams(), tmp_path / "run", PLAIN, [str(text)]) as running:
+        running.stop()
+        assert list(running.events()) == []
+        assert running.activity == "breaking off the validation"
+    assert resume(tmp_path / "run").state.step == 8
+
+
+def test_a_stopped_last_validation_is_made_up_for(tmp_path: Path, text: Path) -> None:
+    """A run with all its steps, but not their validation, can be resumed, and then no more."""
+    with run.start(on_streams(), tmp_path / "run", PLAIN, [str(text)]) as running:
+        for event in running.events():
+            if isinstance(event, Saved) and event.step == 8:
+                running.stop()
+    assert running.progress.last_step == 4
+    assert resume(tmp_path / "run").progress.last_step == 8
+    with pytest.raises(TinyLMError, match=r"is at step 8 already; give --steps above 8 to go on"):
+        resume(tmp_path / "run")
+
+
+def test_fine_tuning_never_keeps_worse_weights(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights that a run began with stay where no later ones are better on its text."""
+    train(tmp_path / "first", PLAIN, text)
+    begun = tensors(tmp_path / "first")
+    validations(monkeypatch, 2.0, 2.5, 2.1)
+    with run.start(on_streams(), tmp_path / "second", PLAIN, [str(text)], tmp_path / "first") as running:
+        assert [event.best for event in running.events() if isinstance(event, Evaluated)] == [True, False, False]
+    assert equal(tensors(tmp_path / "second"), begun)
+    assert (running.progress.best_step, running.progress.best_loss) == (0, 2.0)
+    seldom = dataclasses.replace(PLAIN, eval_every=100, save_every=100)
+    validations(monkeypatch, 2.0)
+    with run.start(on_streams(), tmp_path / "third", seldom, [str(text)], tmp_path / "first") as running:
+        for event in running.events():
+            if event.step >= 3:
+                running.stop()
+    assert equal(tensors(tmp_path / "third"), begun)
+
+
+def test_after_a_divergence_only_weights_that_exist_are_named(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way out names the best weights where there are some, and else a new run."""
+    for figures, words in (((4.0, float("nan")), "in a new run"), ((4.0, 3.0, float("nan")), "of step 4, with --init")):
+        validations(monkeypatch, *figures)
+        with pytest.raises(TinyLMError, match=words):
+            train(tmp_path / words[:2], PLAIN, text)
+
+
+def test_a_sample_is_broken_off(tmp_path: Path, text: Path) -> None:
+    """A run that is stopped while it writes a sample leaves that."""
+    config = dataclasses.replace(PLAIN, sample_every=4)
+    with run.start(on_streams(), tmp_path / "run", config, [str(text)]) as running:
+        for event in running.events():
+            assert not isinstance(event, Sampled)
+            if isinstance(event, Evaluated) and event.step == 4:
+                running.stop()
+    assert checkpoint.saved(tmp_path / "run")[0].name == "00000004"

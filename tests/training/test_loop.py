@@ -60,12 +60,11 @@ def test_stopping_finishes_the_step_under_way() -> None:
 
 
 def test_a_run_that_diverges_stops() -> None:
-    """A loss or gradient that is no number stops the run at once, with the step, both figures and what to try."""
+    """A loss or gradient that is no number stops the run at once, with the step and both figures."""
     with pytest.raises(TinyLMError) as caught:
         trained(dataclasses.replace(PLAIN, learning_rate=1e30, grad_clip=None), 8)
     found = re.fullmatch(
-        r"step (\d+): the loss is (\S+), the norm of its gradient (\S+)\. Training stopped\. "
-        r"Try a lower --learning-rate, more --warmup-steps, or --grad-clip 1: anew, or with --init-from .*",
+        r"step (\d+): the loss is (\S+), the norm of its gradient (\S+)",
         str(caught.value),
     )
     assert found
@@ -80,7 +79,7 @@ def test_one_figure_that_is_no_number_is_enough(loss: float, norm: float) -> Non
     def step(offsets: mx.array, keys: mx.array | None) -> tuple[mx.array, mx.array]:
         return mx.array(loss), mx.array(norm)
 
-    with pytest.raises(TinyLMError, match=rf"step 1: the loss is {loss:g}, the norm of its gradient {norm:g}\."):
+    with pytest.raises(TinyLMError, match=rf"step 1: the loss is {loss:g}, the norm of its gradient {norm:g}$"):
         list(run_steps(step, fresh(PLAIN), PLAIN, len(IDS), 8, lambda: False))
 
 

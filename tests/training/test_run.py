@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from tiny_runs import (
     on_streams,
     resume,
     same_run,
+    stored,
     tensors,
     train,
     train_until,
@@ -31,7 +34,7 @@ from mlx_tinylm.generation import generate
 from mlx_tinylm.model_folder.folder import read_config
 from mlx_tinylm.run_folder.record import RunRecord
 from mlx_tinylm.run_folder.settings import TrainConfig
-from mlx_tinylm.training import run
+from mlx_tinylm.training import checkpoint, run
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
@@ -65,7 +68,7 @@ def test_extended_equals_longer(tmp_path: Path, text: Path, config: TrainConfig)
     """
     train(tmp_path / "longer", dataclasses.replace(config, steps=12), text)
     train(tmp_path / "extended", config, text)
-    with pytest.raises(TinyLMError, match=r"already has all 8 steps; give a larger --steps to go on"):
+    with pytest.raises(TinyLMError, match=r"is at step 8 already; give --steps above 8 to go on"):
         resume(tmp_path / "extended")
     with run.resume(on_streams(), tmp_path / "extended", {"steps": 12}) as running:
         for event in running.events():
@@ -137,7 +140,7 @@ def test_what_may_change(halfway: Path, tmp_path: Path) -> None:
 def test_another_text_is_refused(halfway: Path, tmp_path: Path) -> None:
     """A run does not go on with another text, neither given anew nor changed where it lies."""
     other = write_text(tmp_path / "other.txt", 1_999)
-    with pytest.raises(TinyLMError, match=r"was trained on another text than .*other\.txt is now; give the same text"):
+    with pytest.raises(TinyLMError, match=r"was trained on another text than .*other\.txt is now; say with --d"):
         run.resume(on_streams(), halfway, {}, [str(other)]).__enter__()
     with run.resume(on_streams(), halfway, {}, [str(halfway.parent / "text.txt")]) as running:
         assert running.state.step >= 4
@@ -166,7 +169,8 @@ def test_other_steps_under_a_falling_rate_are_pointed_out(tmp_path: Path, text: 
         train_until(tmp_path / schedule, config, text, 2)
         with run.resume(on_streams(), tmp_path / schedule, {"steps": 30}) as running:
             assert len(running.notes) == notes
-            assert all("the learning rate is now that of a run of 30 steps" in note for note in running.notes)
+            words = r"the learning rate jumps from 0\.002\d* to 0\.00[23]\d*: it is now that of a run of 30 steps"
+            assert all(re.fullmatch(words, note) for note in running.notes)
         with run.resume(on_streams(), tmp_path / schedule, {}) as running:
             assert running.notes == ()
 
@@ -204,6 +208,103 @@ def test_two_runs_never_share_a_folder(tmp_path: Path, text: Path) -> None:
     assert resume(tmp_path / "run").state.step == 8
 
 
+def test_force_never_removes_what_the_new_run_is_made_from(tmp_path: Path, text: Path) -> None:
+    """A text beside a run stays; where the text, or the weights to start from, would be replaced, nothing is done."""
+    book = tmp_path / "mybook"
+    book.mkdir()
+    mine = write_text(book / "text.txt")
+    train(book, PLAIN, mine, force=True)
+    train(book, PLAIN, mine, force=True)
+    assert mine.read_bytes() == text.read_bytes()
+    before = stored(book)
+    with pytest.raises(TinyLMError, match=r"mybook: the new run is to be made from this, and --force would remove it"):
+        train(book, PLAIN, mine, force=True, init_from=book)
+    with pytest.raises(TinyLMError, match=r"metrics\.jsonl: the new run is to be made from this, and --force would"):
+        train(book, PLAIN, book / "metrics.jsonl", force=True)
+    assert stored(book) == before
+
+
+def test_force_keeps_the_only_copy_of_a_text(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came through a pipe stays, whatever is trained there next; another pipe is refused, the same one is not."""
+    folder, other = tmp_path / "run", write_text(tmp_path / "other.txt", 1_500)
+
+    def piped(source: Path, **more: Any) -> None:
+        with open(source, "rb") as pipe:
+            monkeypatch.setattr("sys.stdin", type("Stdin", (), {"buffer": pipe}))
+            with run.start(on_streams(), folder, PLAIN, ["-"], **more):
+                pass
+
+    piped(text)
+    kept = folder / "text.txt"
+    train(folder, PLAIN, kept, force=True)
+    train(folder, PLAIN, other, force=True)
+    with pytest.raises(TinyLMError, match=r"text\.txt: is another text, perhaps the only copy of what came through"):
+        piped(other, force=True)
+    piped(text, force=True)
+    assert kept.read_bytes() == text.read_bytes()
+    assert resume(folder).state.step == 8
+
+
+def test_force_replaces_runs_only(tmp_path: Path, text: Path) -> None:
+    """A model that was not trained here, or a config.json of another kind, is not removed by --force."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"title": "my page"}')
+    with pytest.raises(TinyLMError, match=r"site: has config\.json, and no train\.json: no run of this program wrote"):
+        train(folder, PLAIN, text, force=True)
+    assert [path.name for path in folder.iterdir()] == ["config.json"]
+
+
+def test_a_folder_that_exists_keeps_its_place(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--out . trains in the folder itself, which stays the same one, with its mode."""
+    folder = tmp_path / "here"
+    folder.mkdir(mode=0o700)
+    before = folder.stat()
+    monkeypatch.chdir(folder)
+    train(Path(), PLAIN, text)
+    assert (folder.stat().st_ino, folder.stat().st_mode) == (before.st_ino, before.st_mode)
+    assert resume(Path(), steps=9).state.step == 9
+
+
+def test_nothing_is_left_of_a_run_that_could_not_begin(tmp_path: Path, text: Path) -> None:
+    """Where the first checkpoint cannot be written there is no folder, under no name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "save", lambda *_: os.mkdir(text))
+        with pytest.raises(TinyLMError, match=r"run: cannot be written \(File exists\)"):
+            train(tmp_path / "run", PLAIN, text)
+    assert [path.name for path in tmp_path.iterdir() if path.name != "home"] == ["text.txt"]
+
+
+def test_unwritable_checkpoints_are_found_before_the_first_step(
+    halfway: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run whose checkpoints cannot be written is not resumed: better now than after hours."""
+    shutil.copytree(halfway, tmp_path / "run")
+    real = os.replace
+
+    def refused(source: Any, target: Any) -> None:
+        if "checkpoints" in str(target):
+            raise PermissionError(13, "Permission denied")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", refused)
+    with pytest.raises(TinyLMError, match=r"cannot be written \(Permission denied\); you may not write there: change"):
+        resume(tmp_path / "run")
+
+
+def test_a_text_that_moved(halfway: Path, tmp_path: Path) -> None:
+    """A run goes on with its text wherever that lies now, and remembers the new place."""
+    folder, text = tmp_path / "run", tmp_path / "moved.txt"
+    train_until(folder, PLAIN, write_text(tmp_path / "text.txt"), 2)
+    (tmp_path / "text.txt").rename(text)
+    with pytest.raises(TinyLMError, match=r"the text it was trained on, .* is not here; give a text with --data"):
+        resume(folder)
+    with run.resume(on_streams(), folder, {}, [str(text)]):
+        pass
+    assert RunRecord.read(folder).data == (str(text.resolve()),)
+    assert resume(folder).state.step == 8
+
+
 # Starting from other weights
 
 
@@ -218,6 +319,16 @@ def test_init_from(tmp_path: Path, text: Path, config: TrainConfig) -> None:
         assert (running.config.family, running.config.width, running.config.context) == (config.family, 16, 8)
     first, second = (tmp_path / name / "tokenizer.json" for name in ("first", "second"))
     assert first.read_text() == second.read_text()
+
+
+def test_ids_that_training_never_shows(tmp_path: Path) -> None:
+    """What stands in the held-out tenth alone, and the end of the text, is recorded; fine-tuning may show it yet."""
+    (tmp_path / "text.txt").write_text("abcd " * 100 + "z" * 56)
+    (tmp_path / "more.txt").write_text("abz " * 100)
+    train(tmp_path / "first", PLAIN, tmp_path / "text.txt")
+    assert read_config(tmp_path / "first").suppressed == (5, 6)
+    train(tmp_path / "second", PLAIN, tmp_path / "more.txt", init_from=tmp_path / "first")
+    assert read_config(tmp_path / "second").suppressed == (6,)
 
 
 def test_init_from_refuses_unknown_characters(tmp_path: Path, text: Path) -> None:

@@ -1,0 +1,132 @@
+"""How many steps fit into a time on this machine: a few are made on trial, and thrown away.
+
+A step is timed, and one batch of a validation and some characters of a sample; the rest is arithmetic.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import statistics
+import time
+from collections.abc import Iterator
+
+from mlx_tinylm.backend.devices import Compute
+from mlx_tinylm.backend.mlx_model import MLXModel
+from mlx_tinylm.checks import check
+from mlx_tinylm.evaluation import evaluate
+from mlx_tinylm.generation import stream_generate
+from mlx_tinylm.model_folder.config import ModelConfig
+from mlx_tinylm.model_folder.tensor_files import Tensors
+from mlx_tinylm.run_folder.settings import TrainConfig
+from mlx_tinylm.text.ids import Dataset
+from mlx_tinylm.text.tokenizer import Tokenizer
+from mlx_tinylm.training.loop import StoppedError, run_steps
+from mlx_tinylm.training.progress import SAMPLE_CHARACTERS, due_at, next_due
+from mlx_tinylm.training.state import TrainState, new_state
+from mlx_tinylm.training.step import make_step
+
+WARM_UP = 2  # things left out of each measurement
+LEAST, MOST = 4, 30  # steps timed
+SHARE = 0.05  # of the whole time, for the trial of steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Pace:
+    """Seconds that each part of a run takes; `once` is what the first step takes longer."""
+
+    step: float
+    once: float
+    validation: float
+    sample: float
+
+    def seconds(self, config: TrainConfig) -> float:
+        """What a whole run takes."""
+        total, step = self.once + self.validation + config.steps * self.step, 0
+        while step < config.steps:
+            step = next_due(config, step)
+            due = due_at(config, step)
+            total += due.evaluate * self.validation + due.sample * self.sample
+        return total
+
+
+def paced(
+    config: TrainConfig,
+    seconds: float,
+    dataset: Dataset,
+    tokenizer: Tokenizer,
+    compute: Compute,
+    model_config: ModelConfig,
+    weights: Tensors | None,
+) -> TrainConfig:
+    """The settings with as many steps as fit into `seconds`, the trial included.
+
+    Raises TinyLMError where not a single one does.
+    """
+    began = time.perf_counter()
+    config = dataclasses.replace(config, steps=10**9)
+    state = new_state(config, model_config, compute, weights)
+    first, step = _steps(state, config, dataset, compute, seconds * SHARE)
+    model = MLXModel(state.model, compute)
+    pace = Pace(step, max(0.0, first - step), _validation(model, config, dataset), _sample(model, tokenizer))
+    left = seconds - (time.perf_counter() - began)
+    one = dataclasses.replace(config, steps=1)
+    check(
+        pace.seconds(one) <= left,
+        f"--minutes {seconds / 60:.2g}: too short: one step with its validations takes {pace.seconds(one):.0f} seconds "
+        "here; give more minutes, or a smaller model",
+    )
+    fitting = range(1, int(left / step) + 2)
+    low, high = 1, fitting[-1]  # low fits, high does not
+    while high - low > 1:
+        middle = (low + high) // 2
+        if pace.seconds(dataclasses.replace(config, steps=middle)) <= left:
+            low = middle
+        else:
+            high = middle
+    return dataclasses.replace(config, steps=low)
+
+
+def _steps(
+    state: TrainState, config: TrainConfig, dataset: Dataset, compute: Compute, seconds: float
+) -> tuple[float, float]:
+    """The time of the first step, and the median of some later ones."""
+    step = make_step(state, config, dataset.train, compute)
+    steps = run_steps(step, state, config, len(dataset.train), WARM_UP + MOST, lambda: False)
+    times = _times(iter(steps), seconds)
+    return times[0], statistics.median(times[WARM_UP:])
+
+
+def _times(events: Iterator[object], seconds: float) -> list[float]:
+    began = before = time.perf_counter()
+    times: list[float] = []
+    for _ in events:
+        now = time.perf_counter()
+        times.append(now - before)
+        before = now
+        if len(times) >= WARM_UP + LEAST and now - began > seconds:
+            break
+    return times
+
+
+def _validation(model: MLXModel, config: TrainConfig, dataset: Dataset) -> float:
+    """How long a whole validation takes, from one of its first batches."""
+    marks: list[tuple[float, int]] = [(time.perf_counter(), 0)]
+    total = len(dataset.validation) - 1
+
+    def watch(done: int, _: int) -> None:
+        marks.append((time.perf_counter(), done))
+        if len(marks) > WARM_UP:
+            raise StoppedError
+
+    with contextlib.suppress(StoppedError):
+        evaluate(model, dataset.validation, config.context, watch=watch)
+    (before, seen), (after, done) = marks[-2:]
+    return (after - before) / (done - seen) * total
+
+
+def _sample(model: MLXModel, tokenizer: Tokenizer) -> float:
+    """How long a sample takes, from some of its characters."""
+    pieces = stream_generate(model, tokenizer, tokenizer.opening, max_tokens=SAMPLE_CHARACTERS, seed=0)
+    times = _times(pieces, 0.5)
+    return statistics.median(times) * SAMPLE_CHARACTERS if times else 0.0

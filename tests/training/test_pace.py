@@ -1,0 +1,49 @@
+"""How many steps fit into a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+
+import pytest
+from tiny_runs import PLAIN, RICH, on_streams, write_text
+
+from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.run_folder.record import RunRecord
+from mlx_tinylm.training import run
+from mlx_tinylm.training.pace import Pace
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+def test_the_time_of_a_run() -> None:
+    """Steps, what the first one takes longer, each validation and each sample, that of step 0 and the last included."""
+    pace = Pace(step=1.0, once=0.5, validation=10.0, sample=100.0)
+    config = dataclasses.replace(PLAIN, eval_every=4, sample_every=3)
+    assert pace.seconds(dataclasses.replace(config, steps=1)) == 0.5 + 10 + 1 + 10 + 100
+    assert pace.seconds(dataclasses.replace(config, steps=9)) == 0.5 + 10 + 9 + 3 * 10 + 3 * 100
+    assert pace.seconds(dataclasses.replace(config, steps=9, sample_every=None)) == 0.5 + 10 + 9 + 3 * 10
+
+
+def test_steps_are_found_and_recorded(tmp_path: Path) -> None:
+    """A run for a time has as many steps as take about that, and can be repeated with them, bit for bit."""
+    text = write_text(tmp_path / "text.txt")
+    config = dataclasses.replace(RICH, eval_every=10**6, save_every=10**6)
+    began = time.perf_counter()
+    with run.start(on_streams(), tmp_path / "run", config, [str(text)], minutes=0.1) as running:
+        steps = running.config.steps
+        first = running.state.model.model.embed_tokens.weight.tolist()
+    assert time.perf_counter() - began < 6
+    assert RunRecord.read(tmp_path / "run").settings == dataclasses.replace(config, steps=steps)
+    assert steps > 50
+    with run.start(on_streams(), tmp_path / "again", running.config, [str(text)]) as again:
+        assert again.state.model.model.embed_tokens.weight.tolist() == first
+
+
+def test_too_short_a_time_is_refused(tmp_path: Path) -> None:
+    """Where not even one step fits, the message says what one takes; no folder is made."""
+    text = write_text(tmp_path / "text.txt", 50_000)
+    with pytest.raises(TinyLMError, match=r"too short: one step with its validations takes \d+ seconds here; give"):
+        run.start(on_streams(), tmp_path / "run", PLAIN, [str(text)], minutes=1e-4).__enter__()
+    assert not (tmp_path / "run").exists()
