@@ -6,6 +6,7 @@ Shapes: B batch, T time, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -17,6 +18,7 @@ from mlx_tinylm.backend.devices import Compute
 from mlx_tinylm.backend.lanes import shards, streams
 from mlx_tinylm.model_folder.config import ModelConfig
 from mlx_tinylm.model_folder.folder import ModelFolder
+from mlx_tinylm.model_folder.quantization import dequantised
 from mlx_tinylm.model_folder.tensor_files import Tensors
 from mlx_tinylm.models.build import Model, build, load_stored
 from mlx_tinylm.models.cache import KVCache
@@ -39,7 +41,10 @@ class MLXModel:
 
     @classmethod
     def with_tensors(cls, config: ModelConfig, tensors: Tensors, compute: Compute) -> MLXModel:
-        """The model that `config` describes, with its stored tensors."""
+        """The model that `config` describes, with its stored tensors; on a CPU, quantised ones are unpacked."""
+        if config.quantization and compute.device == "cpu":  # MLX multiplies packed matrices fast on a GPU only
+            tensors = dequantised(tensors, config.quantization)
+            config = replace(config, quantization=None)
         module = build(config)
         load_stored(module, tensors)
         mx.eval(module.parameters())
