@@ -16,11 +16,11 @@ import numpy as np
 
 from mlx_tinylm.backend.choose import LanguageModel, load_model
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.files import read_json
 from mlx_tinylm.generation import NOT_FINITE
 from mlx_tinylm.memorised import memorised_share
 from mlx_tinylm.model_folder.folder import open_folder
-from mlx_tinylm.run_folder.record import RunRecord, TextRecord
+from mlx_tinylm.model_folder.trained_on import TextRecord, recorded_text
+from mlx_tinylm.run_folder.record import RunRecord
 from mlx_tinylm.text.corpus import Corpus, open_corpus
 from mlx_tinylm.text.ids import Dataset, Ids, encode
 from mlx_tinylm.text.named_corpora import DEFAULT_CORPUS, NAMED, is_kept
@@ -194,12 +194,7 @@ def trained_on(folder: Path) -> TextRecord | None:
     """
     if record := RunRecord.find(folder):
         return record.corpus
-    said = read_json(folder / "config.json").get("trained_on")
-    if not isinstance(said, dict):
-        return None
-    with suppress(KeyError, TypeError, ValueError):
-        return TextRecord(str(said["name"]), str(said["sha256"]), int(said["characters"]))
-    return None
+    return recorded_text(folder)
 
 
 def _places(folder: Path, known: TextRecord) -> Iterator[list[str]]:

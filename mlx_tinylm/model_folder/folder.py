@@ -30,6 +30,7 @@ from mlx_tinylm.model_folder.config_json import (
 )
 from mlx_tinylm.model_folder.layout import Shape, tensor_shapes, transposed
 from mlx_tinylm.model_folder.tensor_files import Tensors, read_safetensors
+from mlx_tinylm.model_folder.trained_on import TextRecord
 from mlx_tinylm.text.tokenizer import Tokenizer
 
 PACKAGE = Path(__file__).parents[1]
@@ -114,9 +115,14 @@ def _named(path: Path) -> Iterator[None]:
         raise TinyLMError(message if message.startswith(str(path)) else f"{path}: {message}") from None
 
 
-def write_folder(folder: Path, config: ModelConfig, tokenizer: Tokenizer, dtype: str = "float32") -> None:
-    """Write the small files of a model folder, everything but the tensors, which are to be of type `dtype`."""
-    raw = model_config_to_json(config)
+def write_folder(
+    folder: Path, config: ModelConfig, tokenizer: Tokenizer, dtype: str = "float32", text: TextRecord | None = None
+) -> None:
+    """Write the small files of a model folder, everything but the tensors, which are to be of type `dtype`.
+
+    `text` is what the model was trained on, where no record of a run will stand beside it.
+    """
+    raw = model_config_to_json(config) | (text.to_json() if text else {})
     # transformers 5 reads dtype; transformers 4 and mlx-lm read torch_dtype
     write_atomically(folder / "config.json", to_json(raw | {"dtype": dtype, "torch_dtype": dtype}))
     write_atomically(folder / "tokenizer.json", tokenizer.json)

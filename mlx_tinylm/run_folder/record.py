@@ -11,18 +11,10 @@ from typing import Any
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.files import read_json, write_atomically
 from mlx_tinylm.integrity import read_sealed, sealed, sha256_of
+from mlx_tinylm.model_folder.trained_on import TextRecord
 from mlx_tinylm.run_folder.folder import SETTINGS, TEXT
 from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.text.named_corpora import NAMED
-
-
-@dataclass(frozen=True)
-class TextRecord:
-    """The text that a run is trained on."""
-
-    name: str
-    sha256: str  # of its UTF-8 bytes
-    characters: int
 
 
 @dataclass(frozen=True)

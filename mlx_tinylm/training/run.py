@@ -23,6 +23,7 @@ from mlx_tinylm.files import filled_folder, lock, remove_leftovers
 from mlx_tinylm.integrity import sha256_of
 from mlx_tinylm.model_folder.folder import WEIGHTS, ModelFolder, open_folder, read_config, read_tensors, write_folder
 from mlx_tinylm.model_folder.tensor_files import write_tensors
+from mlx_tinylm.model_folder.trained_on import TextRecord
 from mlx_tinylm.run_folder import metrics
 from mlx_tinylm.run_folder.events import Saved
 from mlx_tinylm.run_folder.folder import (
@@ -33,7 +34,7 @@ from mlx_tinylm.run_folder.folder import (
     refuse_filled,
     refuse_sources,
 )
-from mlx_tinylm.run_folder.record import RunRecord, TextRecord
+from mlx_tinylm.run_folder.record import RunRecord
 from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.text.corpus import Corpus, open_corpus
 from mlx_tinylm.text.named_corpora import DEFAULT_CORPUS
