@@ -19,19 +19,18 @@ if TYPE_CHECKING:
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float16", "bfloat16"]),
-    default="float32",
-    show_default=True,
+    show_default="float32, or float16 with --quantize",
     help="How numbers are stored.",
 )
 @click.option(
     "--quantize",
     type=click.Choice(["8", "4"]),
-    show_default="as --dtype",
+    show_default="off",
     help="Bits a number of a matrix, in MLX's format.",
 )
 @click.option("--gguf", is_flag=True, help="Write the model as one file for llama.cpp, too.")
-@click.option("--force", is_flag=True, help="Replace an earlier export in --out.")
-def export(weights: Path, out: Path, dtype: str, quantize: str | None, gguf: bool, force: bool) -> None:
+@click.option("--force", is_flag=True, help="Replace an earlier export in --out, and nothing else there.")
+def export(weights: Path, out: Path, dtype: str | None, quantize: str | None, gguf: bool, force: bool) -> None:
     """Write a clean copy of a model that mlx-lm, transformers, LM Studio and NumPy open.
 
     The copy has a model card and no training state. It is read back and its output compared with the model's own.
@@ -48,9 +47,13 @@ def export(weights: Path, out: Path, dtype: str, quantize: str | None, gguf: boo
 
 def rows(written: Exported) -> list[tuple[str, object]]:
     """What `export` wrote, and how near it is to its source."""
+    loss = "not compared: the text that the model was trained on is not at hand"
+    if found := written.losses:
+        loss = f"{found.before:.4f} before, {found.after:.4f} after: {found.text}, {found.part}"
     return [
         ("model folder", written.folder),
         ("size", f"{written.bytes:,} bytes"),
-        ("read back", f"logits differ by {written.difference:.1e} at most; they spread by {written.spread:.2f}"),
+        ("read back", f"logits differ by {written.difference:.2g} at most; they spread by {written.spread:.2f}"),
+        ("loss", loss),
         ("how to load it", written.folder / "README.md"),
     ]

@@ -5,55 +5,71 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
+import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.errors import TinyLMError, escaped
+from mlx_tinylm.evaluation import trained_on
 from mlx_tinylm.export.gguf import GGUF
+from mlx_tinylm.files import read
+from mlx_tinylm.integrity import digest
 from mlx_tinylm.model_folder.config import GPT2Config, ModelConfig
 from mlx_tinylm.model_folder.folder import ModelFolder
 from mlx_tinylm.model_folder.layout import count_parameters
+from mlx_tinylm.model_folder.trained_on import TextRecord
 from mlx_tinylm.run_folder.metrics import best_validation
-from mlx_tinylm.run_folder.record import RunRecord
 
 CARD = "README.md"
+SEAL = "<!-- mlx-tinylm export, SHA-256 of the text above: {} -->\n"
 
 
 @dataclass(frozen=True)
 class Training:
-    """What a run recorded about the weights it kept: those of the lowest validation loss, in nats a token."""
+    """What is recorded about a model: its text, and the step and loss of the weights that its run kept."""
 
-    text: str
-    characters: int
-    step: int
-    loss: float
+    text: TextRecord
+    best: tuple[int, float] | None  # in nats a token, the lowest validation loss; None where no run is recorded
 
     @classmethod
     def recorded(cls, folder: Path) -> Training | None:
-        """What the run in a model folder recorded; None where there was no run, or its record is damaged."""
+        """What a model folder says; None where that is nothing, or damaged."""
         try:
-            record, best = RunRecord.find(folder), best_validation(folder)
+            text, best = trained_on(folder), best_validation(folder)
         except TinyLMError:
             return None
-        if record is None or best is None:
-            return None
-        step, loss = best
-        return cls(" ".join(record.corpus.name.split())[:100], record.corpus.characters, step, loss)
+        return cls(text, best) if text else None
 
 
-def model_card(source: ModelFolder, config: ModelConfig, name: str, dtype: str, gguf: bool = False) -> str:
-    """The card of the model `name`, made from `source` with the shape `config` and numbers of type `dtype`."""
-    training = Training.recorded(source.path)
+def sealed_card(text: str) -> str:
+    """A card with a last line by which `is_sealed` knows it."""
+    return text + SEAL.format(digest(text.encode()))
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether a file is there and is a card as `sealed_card` gave it: an export's, with nothing changed since."""
+    try:
+        content = read(path)
+    except TinyLMError:
+        return False
+    text = b"".join(content.splitlines(keepends=True)[:-1])
+    return content == text + SEAL.format(digest(text)).encode()
+
+
+def model_card(
+    source: ModelFolder, config: ModelConfig, training: Training | None, name: str, dtype: str, gguf: bool = False
+) -> str:
+    """The card of the model in the folder `name`, made from `source` with the shape `config` and the type `dtype`."""
     characters = source.tokenizer.alphabet is not None
     return "\n".join(
         [
             "---",
-            *_front_matter(config, name, training, characters),
+            *_front_matter(config, escaped(name, keep=""), training, characters),
             "---",
             "",
-            f"# {name}",
+            f"# {escaped(name, keep='')}",
             "",
             *_description(source, config, dtype, training),
             "",
@@ -65,14 +81,17 @@ def model_card(source: ModelFolder, config: ModelConfig, name: str, dtype: str, 
 def _front_matter(config: ModelConfig, name: str, training: Training | None, characters: bool) -> list[str]:
     tags = ["mlx", "mlx-tinylm", config.family, *(["character-level"] if characters else [])]
     lines = ["library_name: mlx", "pipeline_tag: text-generation", "tags:", *(f"- {tag}" for tag in tags)]
-    if training and not config.quantization:  # JSON is YAML, and its strings cannot break out of their quotes
-        metrics = [{"type": "loss", "name": "validation loss, nats", "value": round(training.loss, 4)}]
+    if (
+        training and training.best and not config.quantization
+    ):  # JSON is YAML, and its strings cannot break out of their quotes
+        text, (_, loss) = _one_line(training.text.name), training.best
+        metrics = [{"type": "loss", "name": "validation loss, nats", "value": round(loss, 4)}]
         if characters:
-            bits = round(training.loss / math.log(2), 4)
+            bits = round(loss / math.log(2), 4)
             metrics.append({"type": "bits_per_character", "name": "validation bits per character", "value": bits})
         result = {
             "task": {"type": "text-generation"},
-            "dataset": {"name": training.text, "type": training.text},
+            "dataset": {"name": text, "type": text},
             "metrics": metrics,
         }
         lines.append(f"model-index: {json.dumps([{'name': name, 'results': [result]}])}")
@@ -90,15 +109,16 @@ def _description(source: ModelFolder, config: ModelConfig, dtype: str, training:
         ("vocabulary", f"{config.vocab_size:,} ids"),
         ("numbers", numbers),
     ]
-    before = ", before it was quantised" if packed else ""
     if training:
-        rows += [
-            ("trained on", f"{_cell(training.text)}, {training.characters:,} characters"),
-            ("training steps", f"{training.step:,}"),
-            ("validation loss", f"{training.loss:.4f} nats on the last tenth of the text{before}"),
-        ]
+        text = f"`{_one_line(training.text.name).replace('`', chr(39)).replace('|', '/')}`"  # nothing of it is markup
+        rows.append(("trained on", f"{text}, {training.text.characters:,} characters"))
+    if training and training.best:
+        step, loss = training.best
+        before = ", before it was quantised" if packed else ""
+        rows.append(("training steps", f"{step:,}"))
+        rows.append(("validation loss", f"{loss:.4f} nats on the last tenth of the text{before}"))
         if characters:
-            rows.append(("bits per character", f"{training.loss / math.log(2):.4f}{before}"))
+            rows.append(("bits per character", f"{loss / math.log(2):.4f}{before}"))
     version = importlib.metadata.version("mlx-tinylm")
     what = "character by character" if characters else "token by token"
     return [
@@ -111,14 +131,20 @@ def _description(source: ModelFolder, config: ModelConfig, dtype: str, training:
     ]
 
 
-def _cell(text: str) -> str:
-    """Text for a Markdown table, in which nothing of it is markup."""
-    return f"`{text.replace('`', chr(39)).replace('|', '/')}`"
+def _one_line(name: str) -> str:
+    return escaped(" ".join(name.split()), keep="")[:100]
+
+
+def _shell(name: str) -> str:
+    """The name of a file for a shell; what does not print, or is no UTF-8, as bash and zsh write it."""
+    if escaped(name, keep="") == name:
+        return shlex.quote(name)
+    return "$'" + "".join(f"\\{byte:03o}" for byte in os.fsencode(name)) + "'"
 
 
 def _loading(config: ModelConfig, name: str, prompt: str, gguf: bool) -> list[str]:
     """How each tool that knows this architecture loads the folder, from the folder above it."""
-    shell, quoted, call = shlex.quote(name), json.dumps(name), json.dumps(prompt)
+    shell, quoted, call = _shell(name), json.dumps(name), json.dumps(prompt)
     blocks = [
         (
             "mlx-tinylm, on MLX or where there is none on NumPy",
@@ -157,5 +183,5 @@ def _loading(config: ModelConfig, name: str, prompt: str, gguf: bool) -> list[st
             )
         )
     if gguf:
-        blocks.append(("llama.cpp", "sh", f"llama-server --model {shlex.quote(f'{name}/{GGUF}')}"))
+        blocks.append(("llama.cpp", "sh", f"llama-server --model {_shell(f'{name}/{GGUF}')}"))
     return [line for title, language, code in blocks for line in (f"## {title}", "", f"```{language}", code, "```", "")]

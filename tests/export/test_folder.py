@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,9 +16,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from conftest import random_folder, random_tensors
+from faulty_disk import FaultyDisk
 from tiny_models import GPT2 as TINY_GPT2
 from tiny_models import QWEN3 as TINY_QWEN3
-from tiny_models import with_run
+from tiny_models import TEXT, with_run
 from tokenizers import Tokenizer as Inner
 from tokenizers import models
 
@@ -25,6 +28,7 @@ from mlx_tinylm.backend.choose import load
 from mlx_tinylm.cli.main import main
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.export.folder import export
+from mlx_tinylm.integrity import read_sealed, sealed
 from mlx_tinylm.model_folder.config import ModelConfig, Quantization
 from mlx_tinylm.model_folder.folder import open_folder
 from mlx_tinylm.model_folder.tensor_files import Tensors, read_safetensors, write_tensors
@@ -90,8 +94,9 @@ def test_a_clean_copy(source: Path, tmp_path: Path) -> None:
         ({"dtype": "bfloat16"}, {"BF16"}, 0.2),
         ({"dtype": "bfloat16", "quantize": 8}, {"U32", "BF16"}, 0.4),
         ({"dtype": "float32", "quantize": 4}, {"U32", "F32"}, 3.0),
+        ({"quantize": 4}, {"U32", "F16"}, 3.0),
     ],
-    ids=["float16", "bfloat16", "8 bits", "4 bits"],
+    ids=["float16", "bfloat16", "8 bits", "4 bits", "4 bits beside float16"],
 )
 def test_fewer_bits(
     source: Path, config: ModelConfig, options: dict[str, Any], stored: set[str], largest: float, tmp_path: Path
@@ -101,7 +106,8 @@ def test_fewer_bits(
     out, bits = written.folder, options.get("quantize")
     assert stored_types(out) == stored
     raw = json.loads((out / "config.json").read_text())
-    assert (raw["dtype"], raw["torch_dtype"]) == (options["dtype"], options["dtype"])
+    dtype = options.get("dtype", "float16")
+    assert (raw["dtype"], raw["torch_dtype"]) == (dtype, dtype)
     np.testing.assert_allclose(logits(out, "mlx"), logits(out), atol=5e-5)
     difference, spread = np.abs(logits(out) - logits(source)).max(), logits(source).std()
     assert 1e-4 * spread < difference < largest * spread
@@ -144,6 +150,7 @@ sys.modules["mlx"] = None
 from pathlib import Path
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.export.folder import export
+from mlx_tinylm.integrity import read_sealed, sealed
 source, out = map(Path, sys.argv[1:])
 print(export(source, out, "bfloat16").difference > 0)
 try:
@@ -228,30 +235,6 @@ def test_gguf_refused(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert names(tmp_path) == ["source"]
 
 
-def test_force(source: Path, tmp_path: Path) -> None:
-    """A folder with something in it needs --force, which replaces an earlier export and nothing else."""
-    out = tmp_path / "out"
-    out.mkdir()
-    export(source, out)  # an empty folder is free
-    with pytest.raises(TinyLMError, match=r"out: has something in it already \(README.md, .*add --force"):
-        export(source, out, dtype="float16")
-    assert stored_types(out) == {"F32"}
-    (out / "model.gguf").touch()
-    export(source, out, dtype="float16", force=True)
-    assert (stored_types(out), names(out)) == ({"F16"}, CLEAN)
-    export(out, out, dtype="bfloat16", force=True)  # of itself
-    assert (stored_types(out), names(out)) == ({"BF16"}, CLEAN)
-    write_tensors(source / "model.safetensors", random_tensors(GPT2) | TOO_LARGE)
-    with pytest.raises(TinyLMError, match="too large"):
-        export(source, out, dtype="float16", force=True)
-    assert (stored_types(out), names(out)) == ({"BF16"}, CLEAN)  # the earlier one is still there
-    (out / "notes.txt").touch()
-    for target, what in ((out, "notes.txt"), (source, ".lock, checkpoints, metrics.jsonl")):
-        with pytest.raises(TinyLMError, match=f"holds {what}, which no export wrote"):
-            export(source, target, force=True)
-    assert names(tmp_path) == ["out", "source"]
-
-
 def test_places(source: Path, tmp_path: Path) -> None:
     """A link is followed and stays one; a file, or a place that cannot be written, is an error that names it."""
     (tmp_path / "real").mkdir()
@@ -264,6 +247,77 @@ def test_places(source: Path, tmp_path: Path) -> None:
         export(source, tmp_path / "file", force=True)
     with pytest.raises(TinyLMError, match=r"file/out: cannot be written \(Not a directory\)"):
         export(source, tmp_path / "file" / "out")
+
+
+def test_a_folder_that_exists(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stays the very folder, with its mode, also as "."; nothing is made beside it, which could be another disk."""
+    out = tmp_path / "out"
+    out.mkdir(mode=0o750)
+    monkeypatch.chdir(out)
+    before = out.stat()
+    for dtype, force in (("float32", False), ("float16", True)):
+        with monkeypatch.context() as patch:
+            disk = FaultyDisk(patch, tmp_path)
+            export(source, Path("."), dtype, force=force)
+            assert len(disk.calls) > 10
+            assert {call.path.startswith(f"{out}{os.sep}") for call in disk.calls if call.name != "fsync"} == {True}
+        assert names(Path(".")) == names(out) == CLEAN
+    assert stored_types(out) == {"F16"}
+    assert (out.stat().st_ino, out.stat().st_mode) == (before.st_ino, before.st_mode)
+    assert "# out\n" in (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
+def test_a_disk_that_fails(source: Path, error: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever fails before the old files give way: an earlier export is as it was, and the error names --out."""
+    out = tmp_path / "out"
+    export(source, out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with monkeypatch.context() as patch:
+        disk = FaultyDisk(patch, tmp_path)
+        export(source, out, force=True)
+    first_to_give_way = next(at for at, call in enumerate(disk.calls) if call.path == f"{out}/README.md")
+    assert first_to_give_way > 20
+    for at in range(first_to_give_way + 1):
+        with monkeypatch.context() as patch:
+            FaultyDisk(patch, tmp_path, at, error)
+            with pytest.raises(
+                TinyLMError, match=rf"^{out}(/[a-z.A-Z_]+)?: cannot be written \({os.strerror(error)}\)"
+            ):
+                export(source, out, dtype="float16", force=True)
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_name_that_is_no_utf8(source: Path, tmp_path: Path) -> None:
+    """Neither the name of --out nor that of the text ends in a traceback; the card and config.json are UTF-8."""
+    record = read_sealed(source / "train.json")
+    record["corpus"]["name"] = os.fsdecode(b"caf\xe9.txt")
+    (source / "train.json").write_text(sealed(record))
+    out = os.fsdecode(bytes(tmp_path) + b"/caf\xe9")
+    command = [sys.executable, "-m", "mlx_tinylm", "export", str(source), "--out", out]
+    done = subprocess.run(command, capture_output=True, text=True, errors="surrogateescape", timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert names(Path(out)) == CLEAN
+    card = (Path(out) / "README.md").read_bytes().decode()
+    assert "# caf\\udce9\n" in card
+    assert "| trained on | `caf\\udce9.txt`, 12,345 characters |" in card
+    assert json.loads((Path(out) / "config.json").read_bytes())["trained_on"]["name"] == "caf\\udce9.txt"
+    line = next(line for line in card.splitlines() if line.startswith("mlx-tinylm generate"))
+    shell = subprocess.run(["bash", "-c", line.replace("mlx-tinylm", "printf '%s\n'", 1)], capture_output=True)
+    assert shell.stdout.splitlines()[2] == b"caf\xe9"
+
+
+@BOTH
+def test_its_text(source: Path, tmp_path: Path) -> None:
+    """config.json says which text the model was trained on, and an export of the export says it, too."""
+    first = export(source, tmp_path / "first").folder
+    export(first, tmp_path / "second", quantize=8)
+    for name in ("first", "second"):
+        said = json.loads((tmp_path / name / "config.json").read_text())["trained_on"]
+        assert said == {"name": TEXT, "sha256": "0" * 64, "characters": 12345}
+        assert "| trained on | `my " in (tmp_path / name / "README.md").read_text()
+    plain = random_folder(tmp_path / "plain", GPT2)
+    assert "trained_on" not in (export(plain, tmp_path / "third").folder / "config.json").read_text()
 
 
 def test_tokenizer_of_another_tool(source: Path, tmp_path: Path) -> None:

@@ -11,15 +11,16 @@ import pytest
 from conftest import random_folder
 from tiny_models import GPT2, with_run
 
-from mlx_tinylm.export.model_card import model_card
+from mlx_tinylm.export.model_card import Training, is_sealed, model_card, sealed_card
 from mlx_tinylm.model_folder.config import ModelConfig, Quantization
-from mlx_tinylm.model_folder.folder import open_folder
+from mlx_tinylm.model_folder.folder import open_folder, shipped_weights
 
 QUANTISED = replace(GPT2, width=32, quantization=Quantization(4, 32))
 
 
 def card(folder: Path, config: ModelConfig) -> str:
-    return model_card(open_folder(random_folder(folder, config)), config, "my book", "float16", gguf=True)
+    source = open_folder(random_folder(folder, config))
+    return model_card(source, config, Training.recorded(folder), "my book", "float16", gguf=True)
 
 
 def test_a_run(tmp_path: Path) -> None:
@@ -87,5 +88,46 @@ def test_nothing_usable_recorded(damage: Callable[[Path], object], tmp_path: Pat
     """Without a whole record of a run the card gives no figures, and that is no error."""
     damage(with_run(tmp_path))
     text = card(tmp_path, GPT2)
-    assert "trained on" not in text
+    assert "validation loss" not in text
     assert "model-index" not in text
+    assert ("trained on" in text) == (damage in list(DAMAGE.values())[-4:])  # those that leave train.json
+
+
+# The seal
+
+
+def test_a_seal_by_hand(tmp_path: Path) -> None:
+    """A sealed card ends in the SHA-256 of what stands above, here as sha256sum gave it, and is known by it."""
+    path = tmp_path / "README.md"
+    path.write_text(sealed_card("ab\n"))
+    known = "a63d8014dba891345b30174df2b2a57efbb65b4f9f09b98f245d1b3192277ece"
+    assert path.read_text() == f"ab\n<!-- mlx-tinylm export, SHA-256 of the text above: {known} -->\n"
+    assert is_sealed(path)
+
+
+EDITS: dict[str, Callable[[str], str]] = {
+    "a character": lambda card: card.replace("tiny", "Tiny", 1),
+    "a line above": lambda card: f"\n{card}",
+    "a line below": lambda card: f"{card}\n",
+    "no seal": lambda card: card.rsplit("<!--", 1)[0],
+    "nothing": lambda card: "",
+    "the seal alone": lambda card: card.splitlines(keepends=True)[-1],
+    "not text": lambda card: "\udcff",
+}
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_an_edited_card(edit: Callable[[str], str], tmp_path: Path) -> None:
+    """Whatever is changed in a card, it is no longer known as an export's; neither is what is no file."""
+    path = tmp_path / "README.md"
+    path.write_bytes(edit(sealed_card(card(tmp_path, GPT2))).encode("utf-8", "surrogateescape"))
+    assert not is_sealed(path)
+    path.unlink()
+    assert not is_sealed(path)
+    path.mkdir()
+    assert not is_sealed(path)
+
+
+def test_the_shipped_card_is_sealed() -> None:
+    """The card of the model that ships has lines of its own; after an edit it is sealed anew, with `sealed_card`."""
+    assert is_sealed(shipped_weights() / "README.md")

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from conftest import random_folder
 from other_tools import (
     EXPORTED,
+    GPT2,
     check_close,
     exported,
     mlx_lm_logits,
     mlx_lm_model,
+    program,
     some_ids,
     torch_logits,
     torch_model,
 )
+from tiny_models import TEXT, with_run
 
 from mlx_tinylm.backend.choose import load
 from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.export.folder import export
+from mlx_tinylm.model_folder.trained_on import TextRecord, recorded_text
 
 
 @pytest.fixture(scope="module", params=EXPORTED)
@@ -66,7 +73,7 @@ def test_half_the_bits(name: str, dtype: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["gpt2", "qwen3"])
 def test_quantised(name: str, bits: int, tmp_path: Path) -> None:
     """mlx-lm opens a quantised export, every matrix packed, with the logits of both our back ends."""
-    folder = exported(name, tmp_path, quantize=bits)
+    folder = exported(name, tmp_path, quantize=bits, dtype="float32")
     theirs = mlx_lm_model(folder)
     packed = [path for path, layer in theirs.named_modules() if type(layer).__name__.startswith("Quantized")]
     assert len(packed) == {"gpt2": 2 + 3 * 4, "qwen3": 1 + 3 * 7}[name]
@@ -75,3 +82,25 @@ def test_quantised(name: str, bits: int, tmp_path: Path) -> None:
     for backend in ("mlx", "numpy"):
         ours, _ = load(folder, backend)
         check_close(ours.logits(ids), expected, backend)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("name", ["gpt2", "qwen3"])
+def test_quantised_beside_float16(name: str, bits: int, tmp_path: Path) -> None:
+    """Unless told, scales and all else are float16, in which mlx-lm then computes: its logits are ours but for that."""
+    folder = exported(name, tmp_path, quantize=bits)
+    ids = some_ids(96, 100)
+    expected = mlx_lm_logits(mlx_lm_model(folder), ids)
+    for backend in ("mlx", "numpy"):
+        found = load(folder, backend)[0].logits(ids)
+        np.testing.assert_allclose(found, expected, atol=5e-2 * expected.std(), rtol=0)
+
+
+def test_the_text_outlives_other_tools(tmp_path: Path) -> None:
+    """What config.json says of the training text is still there when mlx-lm and transformers have saved the model."""
+    source = with_run(random_folder(tmp_path / "source", GPT2))
+    ours = export(source, tmp_path / "ours").folder
+    torch_model(ours).save_pretrained(tmp_path / "theirs")
+    program("mlx_lm.convert", "--hf-path", ours, "--mlx-path", tmp_path / "converted", "-q", "--q-group-size", 32)
+    for name in ("ours", "theirs", "converted"):
+        assert recorded_text(tmp_path / name) == TextRecord(TEXT, "0" * 64, 12345), name

@@ -15,6 +15,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,8 +72,11 @@ def opens_everywhere(folder: Path) -> None:
         check_close(model.logits(ids), expected, backend)
 
 
-@pytest.mark.parametrize(("family", "options"), [("gpt2", {}), ("gpt2", {"quantize": 4}), ("qwen3", {"quantize": 8})])
-def test_generate(family: str, options: dict[str, int], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [("gpt2", {}), ("gpt2", {"quantize": 4, "dtype": "float32"}), ("qwen3", {"quantize": 8, "dtype": "float32"})],
+)
+def test_generate(family: str, options: dict[str, Any], tmp_path: Path) -> None:
     """mlx_lm.generate writes the greedy text that we write, as it is made and not at the end."""
     folder = exported(family, tmp_path, **options)
     text = greedy(folder)

@@ -11,8 +11,9 @@ import pytest
 from tiny_models import GPT2
 
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.model_folder.folder import read_config, write_folder
+from mlx_tinylm.model_folder.folder import read_config, shipped_weights, write_folder
 from mlx_tinylm.model_folder.trained_on import TextRecord, recorded_text
+from mlx_tinylm.text.named_corpora import NAMED
 from mlx_tinylm.text.tokenizer import Tokenizer
 
 ALPHABET = "abcdefghijkl"
@@ -50,3 +51,9 @@ def test_what_makes_no_sense(said: Any, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("[")
     with pytest.raises(TinyLMError, match=r"config\.json: not valid JSON"):
         recorded_text(tmp_path)
+
+
+def test_the_shipped_model() -> None:
+    """The model that ships was trained on the corpus called tinyshakespeare, to the byte."""
+    text = recorded_text(shipped_weights())
+    assert text == TextRecord("tinyshakespeare", NAMED["tinyshakespeare"].sha256, NAMED["tinyshakespeare"].bytes)
