@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from mlx_tinylm.backend.choose import load
-from mlx_tinylm.backend.devices import prepare
+from mlx_tinylm.backend.choose import SMALL, load
+from mlx_tinylm.backend.devices import prepare, prepare_if_possible
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.generation import stream_generate
 from mlx_tinylm.info import SystemFacts, system_facts
@@ -83,6 +83,22 @@ class Generation:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """What `--backend auto` takes to write with the weights that ship."""
+
+    backend: str
+    largest: int | None  # of the models for which it takes NumPy here, in parameters; None where size decides nothing
+
+    def rows(self) -> list[tuple[str, Any]]:
+        """A label and a value for people."""
+        limit = "" if self.largest is None else f" (up to {self.largest // 10**6} million parameters)"
+        return [("generation auto takes", f"{self.backend}{limit}")]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"backend": self.backend, "largest_numpy": self.largest}
+
+
+@dataclass(frozen=True)
 class Start:
     """From a command to its first character, the program's start included."""
 
@@ -93,7 +109,7 @@ class Start:
         return [("first character, s", round(self.seconds, 3))]
 
 
-Measurement = SystemFacts | Training | Generation | Start
+Measurement = SystemFacts | Training | Generation | Choice | Start
 
 
 @dataclass(frozen=True)
@@ -103,6 +119,7 @@ class Benchmark:
     system: SystemFacts
     training: tuple[Training, ...]  # none without MLX
     generation: tuple[Generation, ...]
+    choice: Choice
     start: Start
 
     @classmethod
@@ -110,15 +127,17 @@ class Benchmark:
         """The record of whole `measurements`."""
         found = list(found)
         (system,) = (each for each in found if isinstance(each, SystemFacts))
+        (choice,) = (each for each in found if isinstance(each, Choice))
         (start,) = (each for each in found if isinstance(each, Start))
         training = tuple(each for each in found if isinstance(each, Training))
-        return cls(system, training, tuple(each for each in found if isinstance(each, Generation)), start)
+        return cls(system, training, tuple(each for each in found if isinstance(each, Generation)), choice, start)
 
     def to_json(self) -> dict[str, Any]:
         """The facts of the system as they are in `info`, training by preset, generation by back end."""
         return self.system.to_json() | {
             "training": {each.preset: each.to_json() for each in self.training},
             "generation": {each.backend: each.to_json() for each in self.generation},
+            "generation_auto": self.choice.to_json(),
             "first_character_seconds": self.start.seconds,
         }
 
@@ -142,6 +161,7 @@ def measurements(
             yield alone(training_step, name, config)
     for backend in ("mlx", "numpy") if system.compute else ("numpy",):
         yield alone(writing, backend, characters)
+    yield alone(auto_choice)
     yield first_character(starts)
 
 
@@ -191,6 +211,13 @@ def writing(backend: str, characters: int) -> Generation:
     model, tokenizer = load(shipped_weights(), backend)
     pieces = stream_generate(model, tokenizer, "ROMEO:", max_tokens=characters, seed=1)
     return Generation(backend, characters_per_second(pieces))
+
+
+def auto_choice() -> Choice:
+    """Which back end writes where none is asked for."""
+    model, _ = load(shipped_weights())
+    compute = prepare_if_possible()
+    return Choice(model.backend, SMALL if compute and compute.device == "cpu" else None)
 
 
 def characters_per_second(pieces: Iterator[str], left_out: int = FIRST) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 import reprlib
 import sys
 from dataclasses import dataclass
@@ -22,20 +23,33 @@ def check(condition: bool, message: str) -> None:
         raise TinyLMError(message)
 
 
-def check_count(name: str, value: object, low: int = 1, high: int = MAX_SIZE) -> None:
-    """Raise TinyLMError unless `value` is a whole number from `low` to `high`."""
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+def whole(value: object) -> int | None:
+    """A whole number, NumPy's too, as Python's own; None for anything else, such as true."""
+    return int(value) if isinstance(value, numbers.Integral) and not isinstance(value, bool) else None
+
+
+def check_count(name: str, value: object, low: int = 1, high: int = MAX_SIZE) -> int:
+    """The whole number `value`, NumPy's too, as Python's own; raises TinyLMError unless it is from `low` to `high`."""
+    number = whole(value)
+    if number is None or not low <= number <= high:
         raise TinyLMError(f"{name} must be a whole number from {low} to {high:,}, not {brief(value)}")
+    return number
 
 
-def check_number(name: str, value: object, low: float, high: float, *, above: bool = False) -> None:
-    """Raise TinyLMError unless `value` is a finite number in [low, high], or (low, high] if `above`."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+def check_number(name: str, value: object, low: float, high: float, *, above: bool = False) -> float:
+    """The number `value`, NumPy's too, as Python's own.
+
+    Raises TinyLMError unless it is finite and in [low, high], or in (low, high] if `above`.
+    """
+    number: float | None = whole(value)
+    if number is None and isinstance(value, numbers.Real) and not isinstance(value, bool):
+        number = float(value)
     largest = min(high, sys.float_info.max)  # JSON knows integers that no float can hold
-    if not number or not (low < value if above else low <= value) or value > largest:  # type: ignore[operator]
+    if number is None or not (low < number if above else low <= number) or number > largest:
         lower = f"above {low:g}" if above else f"at least {low:g}"
         upper = f" and at most {high:g}" if math.isfinite(high) else ""
         raise TinyLMError(f"{name} must be a number {lower}{upper}, not {brief(value)}")
+    return number
 
 
 def brief(value: object) -> str:
@@ -57,21 +71,31 @@ class Setting:
     choices: tuple[str, ...]  # of a text; () if any will do
     optional: bool  # whether it may be None
     unset: str  # what None means, in a word
+    several: bool  # whether it is any number of texts, each once; one by itself will do
 
-    def check(self, name: str, value: object) -> None:
-        """Raise TinyLMError, calling the setting `name`, unless this may be its value."""
+    def checked(self, name: str, value: object) -> object:
+        """What to keep of `value`: plain numbers, several texts as a tuple, None for no text.
+
+        Raises TinyLMError, calling the setting `name`, where this cannot be its value.
+        """
         if value is None and self.optional:
-            return
+            return None
+        if self.type is int:
+            return check_count(name, value, int(self.low), MAX_SIZE if self.high is None else int(self.high))
+        if self.type is float:
+            return check_number(name, value, self.low, math.inf if self.high is None else self.high, above=self.above)
         if self.choices:
             choices = ", ".join(self.choices)
             check(value in self.choices, f"{name} must be one of {choices}; not {brief(value)}")
-        elif self.type is int:
-            check_count(name, value, int(self.low), MAX_SIZE if self.high is None else int(self.high))
-        elif self.type is float:
-            check_number(name, value, self.low, math.inf if self.high is None else self.high, above=self.above)
+        elif self.several:
+            texts = [value] if isinstance(value, str) else value
+            if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+                raise TinyLMError(f"{name} must be text, or a list of texts, not {brief(value)}")
+            return tuple(dict.fromkeys(texts)) or None
         else:
             kind = "text" if self.type is str else "true or false"
             check(isinstance(value, self.type), f"{name} must be {kind}, not {brief(value)}")
+        return value
 
 
 def setting(
@@ -85,10 +109,11 @@ def setting(
     choices: tuple[str, ...] = (),
     optional: bool = False,
     unset: str = "off",
+    several: bool = False,
 ) -> T:
     """A field of `Settings`: an int, float, str or bool; see `Setting`. One whose default is None is optional."""
     optional = optional or default is None
-    described = Setting(type, default, help, low, high, above, choices, optional, unset)
+    described = Setting(type, default, help, low, high, above, choices, optional, unset, several)
     field: T = dataclasses.field(default=default, metadata={"setting": described})  # type: ignore[assignment]
     return field
 
@@ -99,7 +124,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, each in settings_of(type(self)).items():
-            each.check(name, getattr(self, name))
+            object.__setattr__(self, name, each.checked(name, getattr(self, name)))  # it is frozen from here on
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

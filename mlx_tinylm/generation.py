@@ -6,17 +6,18 @@ Shapes: V vocabulary.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mlx_tinylm.backend.choose import LanguageModel
+from mlx_tinylm.checks import brief, check, settings_of
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.sample_config import SampleConfig
 from mlx_tinylm.sampling import sample
-from mlx_tinylm.text.tokenizer import Tokenizer
+from mlx_tinylm.text.tokenizer import Tokenizer, quoted
 
 
 def stream_generate(
@@ -25,9 +26,11 @@ def stream_generate(
     """Yield the text that follows `prompt` as it is made, without the prompt.
 
     `settings` are fields of SampleConfig, such as `max_tokens=200`. Ends after `max_tokens` ids, at an
-    end-of-text id, or before the `stop` text. The same seed gives the same text on both back ends.
-    Raises TinyLMError for an empty prompt, characters the model does not know, and settings out of range.
+    end-of-text id, or before a `stop` text. The same seed gives the same text on both back ends.
+    Raises TinyLMError for an empty prompt, characters the model does not know, settings out of range, and arguments
+    that are something else or in another order.
     """
+    _check_arguments(model, tokenizer, prompt, config, settings)
     config = dataclasses.replace(config or SampleConfig(), **settings)
     ids = tokenizer.encode(prompt)
     if config.top_k is not None and config.top_k > model.config.vocab_size:
@@ -36,9 +39,29 @@ def stream_generate(
         )
     if not ids:
         raise TinyLMError("the prompt is empty; give the model something to go on, such as a newline")
+    for text in config.stops:
+        if unknown := tokenizer.unknown_characters(text):
+            raise TinyLMError(
+                f"the stop text {quoted(text)} never comes: the model does not know {quoted(unknown)}; leave it out"
+            )
     detokenizer = tokenizer.detokenizer()
     pieces = (detokenizer.add(id) for id in generate_ids(model, ids, config))
-    return pieces if config.stop is None else until(pieces, config.stop)
+    return until(pieces, config.stops) if config.stops else pieces
+
+
+def _check_arguments(
+    model: object, tokenizer: object, prompt: object, config: object, settings: Mapping[str, object]
+) -> None:
+    """Raise TinyLMError for what no setting is about, with what was meant."""
+    order = "stream_generate(model, tokenizer, prompt), the first two from load()"
+    swapped = isinstance(model, Tokenizer) and hasattr(tokenizer, "next_logits")
+    check(not swapped, f"the model and the tokenizer are in each other's place: {order}")
+    check(hasattr(model, "next_logits"), f"the model is {brief(model)}: {order}")
+    check(isinstance(tokenizer, Tokenizer), f"the tokenizer is {brief(tokenizer)}: {order}")
+    check(isinstance(prompt, str), f"the prompt must be text, not {brief(prompt)}")
+    check(config is None or isinstance(config, SampleConfig), f"config must be a SampleConfig, not {brief(config)}")
+    if unknown := sorted(settings.keys() - settings_of(SampleConfig).keys()):
+        raise TinyLMError(f"no setting {brief(unknown[0])}; there are {', '.join(settings_of(SampleConfig))}")
 
 
 def generate(
@@ -93,15 +116,25 @@ def check_ids(ids: Sequence[int], vocab_size: int) -> None:
         raise TinyLMError(f"id {wrong[0]} is outside the vocabulary of {vocab_size}")
 
 
-def until(pieces: Iterator[str], stop: str) -> Iterator[str]:
-    """Pass pieces on until `stop` appears; what could be its beginning is held back."""
+def until(pieces: Iterator[str], stops: Sequence[str]) -> Iterator[str]:
+    """Pass pieces on until one of the texts `stops` is whole; what could be the beginning of one is held back.
+
+    Of two that end with the same character the longer counts, so how the text is cut into pieces makes no difference.
+    """
     held = ""
     for piece in pieces:
         held += piece
-        if (found := held.find(stop)) >= 0:
-            yield held[:found]
+        found = [(place + len(stop), place) for stop in stops if (place := held.find(stop)) >= 0]
+        if found:
+            _, place = min(found)
+            yield held[:place]
             return
-        keep = next(n for n in range(min(len(stop) - 1, len(held)), -1, -1) if stop.startswith(held[len(held) - n :]))
+        keep = max(_overlap(held, stop) for stop in stops)
         yield held[: len(held) - keep]
         held = held[len(held) - keep :]
     yield held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """How many characters at the end of `text` are the beginning of `stop`, which is not in it."""
+    return next(n for n in range(min(len(stop) - 1, len(text)), -1, -1) if stop.startswith(text[len(text) - n :]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlx_tinylm.checks import Settings, check, setting
@@ -22,8 +23,15 @@ class SampleConfig(Settings):
     )
     repetition_penalty: float | None = setting(float, None, "Above 1: repeat less.", above=True, unset="no penalty")
     seed: int | None = setting(int, None, "The same seed writes the same text.", high=2**63 - 1, unset="random")
-    stop: str | None = setting(str, None, "End before this text.", unset="only at --max-tokens")
+    stop: str | Sequence[str] | None = setting(
+        str, None, "End before this text; may be repeated.", unset="only at --max-tokens", several=True
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self.stop != "", "the stop text is empty; leave it out to go on to max_tokens")
+        check("" not in self.stops, "the stop text is empty; leave it out to go on to max_tokens")
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The texts before the first of which to end."""
+        return tuple(self.stop or ())

@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator
 import pytest
 from tiny_runs import PLAIN
 
+from mlx_tinylm.backend.choose import SMALL
 from mlx_tinylm.benchmark import (
     Benchmark,
+    Choice,
     Generation,
     Start,
     Training,
@@ -27,7 +29,8 @@ from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.info import SystemFacts
 
 SYSTEM = SystemFacts("3.11", "Linux", {"mlx-tinylm": "0.1"}, 4, None)
-MEASURED = [SYSTEM, Training("tiny", 4096, 0.8, 667.77), Generation("mlx", 251.7), Generation("numpy", 664), Start(0.4)]
+MEASURED = [SYSTEM, Training("tiny", 4096, 0.8, 667.77), Generation("mlx", 251.7), Generation("numpy", 664)]
+MEASURED += [Choice("numpy", 120_000_000), Start(0.4)]
 
 
 @pytest.fixture
@@ -59,6 +62,7 @@ def test_the_whole_benchmark() -> None:
     assert small.peak_mib < logits < large.peak_mib < 1000  # each counts its own
     assert [each.backend for each in found.generation] == ["mlx", "numpy"]
     assert all(each.characters_per_second > 1 for each in found.generation)
+    assert found.choice == Choice("numpy", SMALL)  # the tests run on a CPU
     assert 0.05 < found.start.seconds < 60
 
 
@@ -68,6 +72,7 @@ def test_the_record_and_the_table() -> None:
     assert found == SYSTEM.to_json() | {
         "training": {"tiny": {"tokens_per_second": 5120, "seconds_per_step": 0.8, "peak_mib": 667.77}},
         "generation": {"mlx": {"characters_per_second": 251.7}, "numpy": {"characters_per_second": 664}},
+        "generation_auto": {"backend": "numpy", "largest_numpy": 120_000_000},
         "first_character_seconds": 0.4,
     }
     rows = [row for measured in MEASURED[1:] for row in measured.rows()]
@@ -77,8 +82,10 @@ def test_the_record_and_the_table() -> None:
         ("training tiny, MiB", 667.8),
         ("generation mlx, characters/s", 252),
         ("generation numpy, characters/s", 664),
+        ("generation auto takes", "numpy (up to 120 million parameters)"),
         ("first character, s", 0.4),
     ]
+    assert Choice("mlx", None).rows() == [("generation auto takes", "mlx")]
 
 
 def test_warm_up_and_outliers_do_not_count(slow: Callable[..., Iterator[str]]) -> None:

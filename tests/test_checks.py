@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
+import numpy as np
 import pytest
 
 from mlx_tinylm.checks import Settings, brief, setting, settings_of
@@ -28,16 +30,18 @@ class Example(Settings):
     limit: float | None = setting(float, None, "A limit, or none.")
     kind: str = setting(str, "a", "One of two.", choices=("a", "b"))
     stop: str | None = setting(str, None, "Any text, or none.")
+    ends: str | Sequence[str] | None = setting(str, None, "Any texts, or none.", several=True)
     loud: bool = setting(bool, False, "Yes or no.")
 
 
 NUMBERS = ["count", "page", "rate", "peak", "every", "limit"]
-NONSENSE = [-1, math.nan, math.inf, 10**400, "1", True, [1], {}]
+NONSENSE = [-1, math.nan, math.inf, 10**400, "1", True, [1], {}, np.int64(-1), np.float32("nan"), np.True_, np.ones(1)]
 REFUSED = [
     *((name, value, f"{name} must be a ") for name in NUMBERS for value in NONSENSE),
     ("count", 1, "count must be a whole number from 2 to 10,000,000, not 1"),
     ("count", 10_000_001, "count must be a whole number from 2 to 10,000,000, not 10000001"),
     ("count", 3.0, "count must be a whole number from 2 to 10,000,000, not 3.0"),
+    ("count", np.float64(3.0), "count must be a whole number from 2 to 10,000,000, not np.float64(3.0)"),
     ("count", None, "count must be a whole number from 2 to 10,000,000, not None"),
     ("page", 10, "page must be a whole number from 1 to 9, not 10"),
     ("rate", 0.76, "rate must be a number at least 0 and at most 0.75, not 0.76"),
@@ -47,6 +51,10 @@ REFUSED = [
     ("limit", -0.1, "limit must be a number at least 0, not -0.1"),
     *(("kind", value, "kind must be one of a, b; not ") for value in ("", "A", None, 1, ["a"], "x" * 5000)),
     ("stop", 5, "stop must be text, not 5"),
+    *(
+        ("ends", value, "ends must be text, or a list of texts, not ")
+        for value in (5, {}, {"a"}, ["a", 1], [["a"]], [None])
+    ),
     ("loud", 1, "loud must be true or false, not 1"),
     ("loud", None, "loud must be true or false, not None"),
 ]
@@ -68,6 +76,25 @@ def test_what_is_allowed() -> None:
         Example(page=page, rate=rate, peak=peak)
     for count in (2, 10_000_000):
         Example(count=count, every=None, limit=None, kind="b", stop="", loud=True)
+
+
+@pytest.mark.parametrize("whole", [np.int8, np.int64, np.uint16, np.uint64, int])
+@pytest.mark.parametrize("real", [np.float16, np.float32, np.float64, float])
+def test_numbers_of_numpy(whole: Any, real: Any) -> None:
+    """NumPy's numbers are numbers, and what is kept is Python's own, which JSON knows."""
+    made = Example(count=whole(7), page=whole(2), rate=real(0.5), peak=whole(3), every=whole(9), limit=real(0.25))
+    plain = Example(count=7, page=2, rate=0.5, peak=3, every=9, limit=0.25)
+    assert json.dumps(made.to_json()) == json.dumps(plain.to_json())
+    assert {type(value) for value in made.to_json().values()} <= {int, float, str, bool, type(None)}
+
+
+def test_several_texts() -> None:
+    """One text, or a tuple or list of them, is kept as a tuple without repetitions; of none nothing is kept."""
+    for given, kept in [("ab", ("ab",)), (["a", "b", "a"], ("a", "b")), (("a",), ("a",)), ([], None), (None, None)]:
+        made = Example(ends=given)
+        assert made.ends == kept
+        assert Example.from_json(json.loads(json.dumps(made.to_json()))) == made
+        assert hash(made) == hash(Example(ends=kept))
 
 
 def test_json() -> None:
@@ -99,7 +126,8 @@ def test_declared_as_annotated(cls: type[Settings]) -> None:
     """Each setting is of the type that its annotation says, may be None where that says so, and is explained."""
     hints: dict[str, Any] = get_type_hints(cls)
     for name, each in settings_of(cls).items():
-        assert hints[name] == (each.type | None if each.optional else each.type)
+        kinds = each.type | Sequence[str] if each.several else each.type
+        assert hints[name] == (kinds | None if each.optional else kinds)
         assert each.help.endswith(".")
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from mlx_tinylm.backend.choose import load
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.generation import check_ids, generate_ids, stream_generate, until
+from mlx_tinylm.generation import check_ids, generate, generate_ids, stream_generate, until
 from mlx_tinylm.model_folder.config import GPT2Config, ModelConfig, Qwen3Config
 from mlx_tinylm.sample_config import SampleConfig
 from mlx_tinylm.sampling import sample
@@ -176,6 +176,56 @@ def test_refused_at_the_call(prompt: str, settings: dict[str, Any], message: str
         stream_generate(Scripted([0]), LETTERS, prompt, **settings)
 
 
+MODEL: Any = Scripted([0])
+NO_TEXTS = r"stop must be text, or a list of texts, not "
+ORDER = r"stream_generate\(model, tokenizer, prompt\), the first two from load\(\)"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "message"),
+    [
+        ((MODEL, LETTERS, None), {}, "the prompt must be text, not None"),
+        ((MODEL, LETTERS, 5), {}, "the prompt must be text, not 5"),
+        ((MODEL, LETTERS, [1, 2]), {}, r"the prompt must be text, not \[1, 2\]"),
+        ((MODEL, LETTERS, b"a"), {}, "the prompt must be text, not b'a'"),
+        ((LETTERS, MODEL, "a"), {}, f"the model and the tokenizer are in each other's place: {ORDER}"),
+        (((MODEL, LETTERS), "a", "b"), {}, f"the model is .*: {ORDER}"),
+        (("weights/shakespeare", LETTERS, "a"), {}, f"the model is 'weights/shakespeare': {ORDER}"),
+        ((MODEL, None, "a"), {}, f"the tokenizer is None: {ORDER}"),
+        ((MODEL, LETTERS, "a", 0.5), {}, "config must be a SampleConfig, not 0.5"),
+        ((MODEL, LETTERS, "a", {"seed": 1}), {}, "config must be a SampleConfig, not {'seed': 1}"),
+        ((MODEL, LETTERS, "a"), {"max_length": 5}, "no setting 'max_length'; there are max_tokens, temperature, "),
+        ((MODEL, LETTERS, "a"), {"stop": ["a", 1]}, f"{NO_TEXTS}.*'a', 1"),
+        ((MODEL, LETTERS, "a"), {"stop": 1}, f"{NO_TEXTS}1"),
+        ((MODEL, LETTERS, "a"), {"stop": ["a", ""]}, "the stop text is empty; leave it out to go on to max_tokens"),
+        ((MODEL, LETTERS, "a"), {"stop": "abé"}, "the stop text 'abé' never comes: the model does not know 'é'"),
+        (
+            (MODEL, LETTERS, "a"),
+            {"stop": ("b", "A\n")},
+            "the stop text 'A.n' never comes: the model does not know '.nA'",
+        ),
+        ((MODEL, LETTERS, "a"), {"temperature": np.ones(2)}, "temperature must be a number at least 0, not array"),
+        ((MODEL, LETTERS, "a"), {"seed": None, "max_tokens": np.float32(3)}, "max_tokens must be a whole number"),
+    ],
+)
+@pytest.mark.parametrize("function", [generate, stream_generate])
+def test_wrong_arguments(function: Any, arguments: Any, settings: dict[str, Any], message: str) -> None:
+    """Whatever stands in the place of a model, a tokenizer, a text or a number is one line that says what is meant."""
+    with pytest.raises(TinyLMError, match=f"^{message}") as error:
+        function(*arguments, **settings)
+    assert len(str(error.value)) < 300
+    assert str(error.value).isprintable()
+
+
+def test_numbers_of_numpy() -> None:
+    """NumPy's numbers as settings write the text that Python's do."""
+    settings_ = {"max_tokens": 7, "temperature": 0.5, "seed": 3, "top_k": 9, "min_p": 0.25, "repetition_penalty": 1.5}
+    of_numpy = {name: (np.int64 if type(value) is int else np.float32)(value) for name, value in settings_.items()}
+    assert generate(Scripted(range(20)), LETTERS, "a", **of_numpy) == generate(
+        Scripted(range(20)), LETTERS, "a", **settings_
+    )
+
+
 # Text
 
 
@@ -189,10 +239,31 @@ def test_stop_is_not_written() -> None:
             assert pieces == list(text)
 
 
+@pytest.mark.parametrize(
+    ("stop", "text"),
+    [
+        (["the", "lo"], "hel"),  # whichever comes first
+        (("lo", "the"), "hel"),
+        (["zz", "the"], "hello"),
+        (["ello", "lo", "o"], "h"),  # of those that end together the longest
+        (["llothere", "l"], "he"),  # a shorter one that is whole before the longer
+        ([], "hellothere"),
+        ("x", "hellothere"),
+    ],
+)
+def test_several_stops(stop: Any, text: str) -> None:
+    """Of several stop texts the first to be whole ends the text, before its beginning."""
+    for stops in (stop, SampleConfig(stop=stop).stop):
+        assert generate(Scripted(LETTERS.encode("hellothere")), LETTERS, "x", max_tokens=10, stop=stops) == text
+
+
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.text("ab", max_size=4), max_size=12), st.text("ab", min_size=1, max_size=4))
-def test_stop_in_any_pieces(pieces: list[str], stop: str) -> None:
-    """However the text is cut, what comes out is all that precedes the stop text, and it comes without delay."""
+@given(
+    st.lists(st.text("ab", max_size=4), max_size=12),
+    st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=3),
+)
+def test_stop_in_any_pieces(pieces: list[str], stops: list[str]) -> None:
+    """However the text is cut, what comes out is all that precedes the first stop text, and it comes without delay."""
     whole = "".join(pieces)
     consumed, out = "", ""
 
@@ -202,11 +273,15 @@ def test_stop_in_any_pieces(pieces: list[str], stop: str) -> None:
             consumed += piece
             yield piece
             # The piece has been dealt with: only what may be the beginning of the stop text is still held back.
-            assert stop.startswith(consumed[len(out) :])
+            assert any(stop.startswith(consumed[len(out) :]) for stop in stops)
 
-    for piece in until(feed(), stop):
+    for piece in until(feed(), stops):
         out += piece
-    assert out == whole.split(stop)[0]
+    ends = [end for end in range(len(whole) + 1) if whole[:end].endswith(tuple(stops))]
+    left = (
+        [whole[: ends[0]].removesuffix(stop) for stop in stops if whole[: ends[0]].endswith(stop)] if ends else [whole]
+    )
+    assert out == min(left, key=len)
 
 
 def test_stop_ends_the_model_too() -> None:

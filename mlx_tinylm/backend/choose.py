@@ -5,6 +5,7 @@ Shapes: B batch, T time, V vocabulary.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 from mlx_tinylm.backend import BACKENDS
 from mlx_tinylm.backend.devices import mlx_has_only_a_cpu, prepare, prepare_if_possible
-from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.checks import brief, check
 from mlx_tinylm.model_folder.config import ModelConfig
 from mlx_tinylm.model_folder.folder import ModelFolder, open_folder
 from mlx_tinylm.model_folder.layout import count_parameters
@@ -63,8 +64,10 @@ LanguageModel: TypeAlias = Model[Any]
 def load(path: Path | str, backend: str = "auto") -> tuple[LanguageModel, Tokenizer]:
     """Open a model folder to generate from, on `backend`: "mlx", "numpy", or "auto" for what is faster here.
 
-    Raises TinyLMError for a folder that is not a whole, consistent model.
+    Raises TinyLMError for a folder that is not a whole, consistent model, and for MLX in a process forked from one that
+    had set it up.
     """
+    check(isinstance(path, (str, os.PathLike)), f"the path of a model folder must be text or a Path, not {brief(path)}")
     folder = open_folder(Path(path))
     return load_model(folder, backend), folder.tokenizer
 
@@ -74,14 +77,13 @@ def load_model(folder: ModelFolder, backend: str = "auto", *, spread: bool = Fal
 
     "auto" takes MLX wherever it can be imported, but NumPy to generate from a small model where MLX has only a CPU.
     """
-    if backend not in BACKENDS:
-        raise TinyLMError(f"no back end {backend!r}; there are auto, mlx and numpy")
-    small = not spread and count_parameters(folder.config) <= SMALL
-    if backend == "numpy" or (backend == "auto" and small and mlx_has_only_a_cpu()):
+    check(backend in BACKENDS, f"no back end {brief(backend)}; there are auto, mlx and numpy")
+    small = backend == "auto" and not spread and count_parameters(folder.config) <= SMALL
+    if backend == "numpy" or (small and mlx_has_only_a_cpu()):  # known before MLX takes its time to be imported
         compute = None
     else:
         compute = prepare(spread=spread) if backend == "mlx" else prepare_if_possible(spread=spread)
-    if compute is None:
+    if compute is None or (small and compute.device == "cpu"):
         from mlx_tinylm.backend.numpy_model import NumpyModel
 
         return NumpyModel.load(folder)

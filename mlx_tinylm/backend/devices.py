@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib.metadata
 import os
 import platform
@@ -22,8 +23,13 @@ MLX_MISSING = (
     "MLX is not installed here. On a Mac with Apple silicon: pip install mlx-tinylm; "
     "on Linux: pip install 'mlx-tinylm[cpu]' (or [cuda])"
 )
+FORKED = (
+    "MLX cannot be used in a process forked from one that used it, as its threads stay behind; "
+    "start processes with multiprocessing.get_context('spawn'), or load with backend='numpy'"
+)
 BREADTH = "1000"  # more than any level of a training step's graph is wide
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+_forked = False  # whether this process was forked from one that had set up MLX
 
 
 @dataclass(frozen=True)
@@ -43,14 +49,16 @@ def prepare(device: str = "auto", *, spread: bool = False) -> Compute:
 
     `spread` is for training and evaluation, whose batches can be cut up: on a CPU a stream a core, and one BLAS
     thread in each. Otherwise one stream, and all cores in each matrix product.
-    Raises TinyLMError where MLX cannot be imported or has no such device.
+    Raises TinyLMError where MLX cannot be imported or has no such device, and in a process forked after a call.
     """
     check(device in DEVICES, f"no device {device!r}; there are {', '.join(DEVICES)}")
+    check_not_forked()
     blas = open_fast_blas()
     try:
         import mlx.core as mx
     except ImportError:  # on Linux its wheel alone, without the one of a back end, cannot be imported
         raise TinyLMError(MLX_MISSING) from None
+    _watch_for_forks()
     if device != "auto":
         if not mx.is_available(mx.Device(getattr(mx, device), 0)):
             raise TinyLMError(f"MLX has no {device} here; leave out --device")
@@ -65,7 +73,7 @@ def prepare(device: str = "auto", *, spread: bool = False) -> Compute:
 
 
 def prepare_if_possible(*, spread: bool = False) -> Compute | None:
-    """`prepare`, or None where MLX cannot be imported."""
+    """`prepare`, or None where MLX cannot be imported or, after a fork, not used."""
     try:
         return prepare(spread=spread)
     except TinyLMError:
@@ -81,6 +89,23 @@ def mlx_has_only_a_cpu() -> bool:
         return False
 
     return installed("mlx-cpu") and not any(map(installed, ("mlx-cuda", "mlx-cuda-12", "mlx-cuda-13")))
+
+
+def check_not_forked() -> None:
+    """Raise TinyLMError in a process forked from one that had set up MLX: what it computed would never come."""
+    check(not _forked, FORKED)
+
+
+@functools.cache  # once is enough: what is registered goes on in the children
+def _watch_for_forks() -> None:
+    """Let a process that is forked from this one know it: of MLX's threads, and of its GPU, it has nothing."""
+    if hasattr(os, "register_at_fork"):  # where processes can be forked
+        os.register_at_fork(after_in_child=_note_fork)
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = True
 
 
 def _dispatch_breadth_first() -> None:

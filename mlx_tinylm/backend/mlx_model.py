@@ -14,7 +14,7 @@ import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 
-from mlx_tinylm.backend.devices import Compute
+from mlx_tinylm.backend.devices import Compute, check_not_forked
 from mlx_tinylm.backend.lanes import shards, streams
 from mlx_tinylm.model_folder.config import ModelConfig
 from mlx_tinylm.model_folder.folder import ModelFolder
@@ -56,16 +56,19 @@ class MLXModel:
 
     def next_logits(self, ids: Sequence[int], cache: list[KVCache]) -> mx.array:
         """Append ids to the cache -> logits (V,) of the id that follows, dispatched but not waited for."""
+        check_not_forked()
         logits: mx.array = self.module(mx.array([list(ids)]), cache)[0, -1].astype(mx.float32)
         mx.async_eval(logits)
         return logits
 
     def logits(self, ids: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """(B, T) -> (B, T, V) float32"""
+        check_not_forked()
         return np.array(self.module(mx.array(ids.astype(np.int32))).astype(mx.float32))
 
     def losses(self, inputs: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         """(B, T) twice -> (B, T), the cross-entropy of each target in nats; the logits stay on the device."""
+        check_not_forked()
         ids, wanted = mx.array(inputs), mx.array(targets)
         spread = streams(self.compute, len(inputs))
         rows = []

@@ -114,8 +114,8 @@ def sample_settings(command: Command) -> Command:
     for name, each in reversed(settings_of(SampleConfig).items()):
         names = [flag(name), "--temp"] if name == "temperature" else [flag(name)]  # mlx-lm calls it temp
         shown = each.unset if each.default is None else True
-        option = click.option(*names, type=value_type(each), default=each.default, show_default=shown, help=each.help)
-        command = option(command)
+        described: dict[str, Any] = {"default": each.default, "show_default": shown, "help": each.help}
+        command = click.option(*names, type=value_type(each), multiple=each.several, **described)(command)
     return command
 
 

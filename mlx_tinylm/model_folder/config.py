@@ -9,8 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
-from mlx_tinylm.checks import brief, check, check_count, check_number
-from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.checks import brief, check, check_count, check_number, whole
 
 # Far above any model this program is for. They keep a hostile config.json from asking for the moon
 # before its sizes have been compared with the tensors that are really there.
@@ -25,12 +24,12 @@ class Quantization:
     group_size: int
 
     def __post_init__(self) -> None:
-        bits, group_size = self.bits, self.group_size
-        check(isinstance(bits, int) and bits in (4, 8), f"quantization bits must be 4 or 8, not {brief(bits)}")
+        bits, group_size = whole(self.bits), whole(self.group_size)
+        check(bits in (4, 8), f"quantization bits must be 4 or 8, not {brief(self.bits)}")
         check(
-            isinstance(group_size, int) and group_size in (32, 64, 128),
-            f"quantization group_size must be 32, 64 or 128, not {brief(group_size)}",
+            group_size in (32, 64, 128), f"quantization group_size must be 32, 64 or 128, not {brief(self.group_size)}"
         )
+        _keep(self, bits=bits, group_size=group_size)
 
 
 @dataclass(frozen=True)
@@ -84,8 +83,8 @@ class Qwen3Config:
     def __post_init__(self) -> None:
         _check_shape(self)
         for name in ("kv_heads", "head_dim", "hidden"):
-            check_count(name, getattr(self, name))
-        check_number("rope_theta", self.rope_theta, 0, math.inf, above=True)
+            _keep(self, **{name: check_count(name, getattr(self, name))})
+        _keep(self, rope_theta=check_number("rope_theta", self.rope_theta, 0, math.inf, above=True))
         check(
             self.heads % self.kv_heads == 0,
             f"{self.heads} heads cannot share {self.kv_heads} key-value heads evenly; choose a divisor",
@@ -98,16 +97,26 @@ ModelConfig: TypeAlias = GPT2Config | Qwen3Config
 
 def _check_shape(config: ModelConfig) -> None:
     for name in ("vocab_size", "context", "width", "heads"):
-        check_count(name, getattr(config, name))
-    check_count("layers", config.layers, high=MAX_LAYERS)
-    check_number("norm_eps", config.norm_eps, 1e-12, 1)  # less would be 0 in float32, and divide by it
+        _keep(config, **{name: check_count(name, getattr(config, name))})
     check(isinstance(config.tied, bool), f"tie_word_embeddings must be true or false, not {brief(config.tied)}")
-    for eos in config.eos_ids:
-        check_count("eos_token_id", eos, low=0)
-    for id in config.suppressed:
-        check_count("an id of suppress_tokens", id, low=0, high=config.vocab_size - 1)
-    if len(set(config.suppressed)) == config.vocab_size:
-        raise TinyLMError("suppress_tokens names every id, which leaves none to write; leave it out")
+    last = config.vocab_size - 1
+    _keep(
+        config,
+        layers=check_count("layers", config.layers, high=MAX_LAYERS),
+        norm_eps=check_number("norm_eps", config.norm_eps, 1e-12, 1),  # less would be 0 in float32, and divide by it
+        eos_ids=tuple(check_count("eos_token_id", id, low=0) for id in config.eos_ids),
+        suppressed=tuple(check_count("an id of suppress_tokens", id, 0, last) for id in config.suppressed),
+    )
+    check(
+        len(set(config.suppressed)) < config.vocab_size,
+        "suppress_tokens names every id, which leaves none to write; leave it out",
+    )
+
+
+def _keep(config: ModelConfig | Quantization, **plain: object) -> None:
+    """Put Python's own numbers in the place of NumPy's, which JSON does not know, while a config is made."""
+    for name, value in plain.items():
+        object.__setattr__(config, name, value)
 
 
 def dropout_places(layers: int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mlx_tinylm.checks import brief, check
+from mlx_tinylm.checks import brief, check, whole
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.model_folder.config import GPT2Config, ModelConfig, Quantization, Qwen3Config
 
@@ -49,7 +49,7 @@ def suppressed_from_json(raw: object) -> tuple[int, ...]:
     if ids is None:
         return ()
     check(
-        isinstance(ids, list) and all(isinstance(id, int) and not isinstance(id, bool) for id in ids),
+        isinstance(ids, list) and all(whole(id) is not None for id in ids),
         f"suppress_tokens must be a list of ids, not {brief(ids)}",
     )
     return tuple(sorted(set(ids)))

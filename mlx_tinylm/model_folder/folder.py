@@ -66,7 +66,11 @@ def shipped_weights(package: Path = PACKAGE) -> Path:
 
 def open_folder(path: Path) -> ModelFolder:
     """Read everything but the tensors; raises TinyLMError saying which file is missing or wrong."""
-    if not path.is_dir():
+    try:
+        there = path.is_dir()
+    except OSError as error:  # a name longer than any may be, or behind a folder that may not be entered
+        raise TinyLMError(f"{brief(str(path))}: cannot be opened ({error.strerror})") from None
+    if not there:
         what = "not a model folder but a file" if path.exists() else "no such folder"
         raise TinyLMError(f"{path}: {what}. Train one: mlx-tinylm train --out {path}")
     config = read_config(path)

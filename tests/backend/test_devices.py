@@ -12,6 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
+from conftest import random_folder
 
 import mlx_tinylm
 from mlx_tinylm.backend import devices
@@ -19,6 +20,7 @@ from mlx_tinylm.backend.blas import cpus
 from mlx_tinylm.backend.devices import Compute, prepare
 from mlx_tinylm.backend.lanes import shards, streams
 from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.model_folder.config import GPT2Config
 
 PROCESS = """
 import json, os, sys
@@ -87,6 +89,65 @@ def test_without_mlx(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TinyLMError, match=r"MLX is not installed here.*pip install 'mlx-tinylm\[cpu\]'"):
         prepare()
     assert devices.prepare_if_possible() is None
+
+
+FORK = """
+import os, signal, sys
+from pathlib import Path
+import mlx_tinylm
+from mlx_tinylm.backend.choose import load_model
+from mlx_tinylm.backend.devices import prepare
+from mlx_tinylm.model_folder.folder import open_folder
+
+def write(loaded):
+    return mlx_tinylm.generate(*loaded, "The", max_tokens=3, temperature=0)
+
+def child(work, *arguments):
+    sys.stdout.flush()
+    if os.fork() == 0:
+        signal.alarm(20)  # rather than wait forever
+        try:
+            print(work(*arguments))
+        except mlx_tinylm.TinyLMError as error:
+            print("refused:", error)
+        sys.stdout.flush()
+        os._exit(0)
+    assert os.wait()[1] == 0
+
+assert "mlx.core" not in sys.modules
+folder = Path(sys.argv[1])
+child(lambda: write(mlx_tinylm.load(folder, "mlx")))  # nothing has been computed yet
+loaded = mlx_tinylm.load(folder, "mlx")
+print(write(loaded))
+child(write, loaded)
+child(lambda: loaded[0].logits(__import__("numpy").array([[1]])))
+child(lambda: mlx_tinylm.load(folder, "mlx"))
+child(prepare)
+child(lambda: write(mlx_tinylm.load(folder)))
+child(lambda: write(mlx_tinylm.load(folder, "numpy")))
+child(lambda: load_model(open_folder(folder), spread=True).backend)
+child(child, write, loaded)
+print(write(loaded))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_after_a_fork(tmp_path: Path) -> None:
+    """What MLX would never finish in a forked process is refused there at once, and NumPy takes its place.
+
+    That goes for models from before, for new ones and for setting up; not for a process in which MLX did nothing yet.
+    """
+    folder = random_folder(tmp_path, GPT2Config(vocab_size=96, context=8, width=16, layers=1, heads=2))
+    path = {"PYTHONPATH": str(Path(mlx_tinylm.__file__).parents[1])}
+    command = [sys.executable, "-W", "ignore", "-c", FORK, folder]
+    done = subprocess.run(command, env=os.environ | path, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    first, same, *after, last = done.stdout.splitlines()
+    refused = [line.startswith("refused: MLX cannot be used in a process forked") for line in after]
+    assert refused == [True, True, True, True, False, False, False, True, False]
+    assert all("multiprocessing.get_context('spawn')" in line and "backend='numpy'" in line for line in after[:4])
+    assert after[4:7] == [first, first, "numpy"]
+    assert first == same == last
 
 
 def compute(count: int) -> Compute:

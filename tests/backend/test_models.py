@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 import pytest
 from conftest import random_folder
@@ -62,6 +63,9 @@ def test_losses_on_any_number_of_streams(config: ModelConfig, tmp_path: Path) ->
         ("auto", False, False, "mlx-cpu", "mlx"),
         ("auto", True, True, "mlx-cpu", "mlx"),
         ("auto", False, True, "mlx-metal", "mlx"),
+        ("auto", False, True, "mlx-cuda-13", "mlx"),
+        ("auto", False, True, "mlx-cuda-13 without a GPU", "numpy"),
+        ("auto", True, True, "mlx-cuda-13 without a GPU", "mlx"),
         ("mlx", False, True, "mlx-cpu", "mlx"),
         ("numpy", True, False, "mlx-metal", "numpy"),
         ("auto", True, False, None, "numpy"),
@@ -70,10 +74,10 @@ def test_losses_on_any_number_of_streams(config: ModelConfig, tmp_path: Path) ->
 def test_which_back_end(
     backend: str, spread: bool, small: bool, wheel: Any, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`auto` takes NumPy where there is no MLX, and to generate from small models on a CPU; else MLX."""
+    """`auto` takes NumPy where there is no MLX, and to generate from small models where it has no GPU; else MLX."""
 
     def version(name: str) -> str:
-        if name == wheel:
+        if wheel and name == wheel.split()[0]:
             return "1"
         raise importlib.metadata.PackageNotFoundError(name)
 
@@ -81,6 +85,8 @@ def test_which_back_end(
     prepare()
     monkeypatch.setattr(importlib.metadata, "version", version)
     monkeypatch.setattr(choose, "SMALL", 10**6 if small else 10)
+    if wheel in ("mlx-metal", "mlx-cuda-13"):
+        monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.gpu, 0))
     if wheel is None:
         monkeypatch.setitem(sys.modules, "mlx.core", None)
     assert load_model(folder, backend, spread=spread).backend == wanted
@@ -93,5 +99,17 @@ def test_loading(tmp_path: Path) -> None:
     assert model.config == CONFIGS[0]
     assert model.logits(np.array([tokenizer.encode('"!')])).shape == (1, 2, 13)
     assert len(model.new_cache(4)) == 2
-    with pytest.raises(TinyLMError, match="no back end 'torch'; there are auto, mlx and numpy"):
-        load(folder, "torch")
+    for backend in ("torch", None, ["mlx"]):
+        with pytest.raises(TinyLMError, match=r"no back end .*; there are auto, mlx and numpy"):
+            load(folder, backend)  # type: ignore[arg-type]
+    for nothing in (None, 5, ["weights"], b"weights", folder.open):
+        with pytest.raises(TinyLMError, match="the path of a model folder must be text or a Path, not "):
+            load(nothing)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "x/" * 2500, "weights/" + "é" * 300])
+def test_a_name_that_is_none(name: str) -> None:
+    """A name that no file can have is refused in a line that does not repeat it."""
+    with pytest.raises(TinyLMError, match=r"cannot be opened|no such folder") as error:
+        load(name)
+    assert len(str(error.value)) < 200

@@ -120,7 +120,7 @@ def test_refused_values(command: str, name: str, value: str, why: str) -> None:
         ("generate", "--max-tokens INTEGER Characters to write. [default: 500; x>=1]"),
         ("generate", "--top-k INTEGER Draw from the k likeliest only. [default: (all); x>=1]"),
         ("generate", "--seed INTEGER The same seed writes the same text. [default: (random); x>=0]"),
-        ("generate", "--stop TEXT End before this text. [default: (only at --max"),
+        ("generate", "--stop TEXT End before this text; may be repeated. [default: (only at"),
     ],
 )
 def test_help_pages(command: str, line: str) -> None:
