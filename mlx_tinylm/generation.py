@@ -77,6 +77,7 @@ def generate_ids(model: LanguageModel, prompt: Sequence[int], config: SampleConf
     context = model.config.context
     slides = model.config.family == "qwen3"  # rotary positions: the cache drops the oldest by itself
     capacity = min(context, len(prompt) + config.max_tokens)
+    suppressed = np.array(model.config.suppressed, np.int64)
     random = np.random.default_rng(config.seed)
     ids = list(prompt)
     window = ids[-context:]
@@ -85,7 +86,7 @@ def generate_ids(model: LanguageModel, prompt: Sequence[int], config: SampleConf
     used = len(window)
     for left in range(config.max_tokens - 1, -1, -1):
         u = float(random.random(dtype=np.float32))
-        id = sample(_finite(np.asarray(logits)), u, config, ids, model.config.suppressed)
+        id = sample(_finite(np.asarray(logits)), u, config, ids, suppressed)
         if id in model.config.eos_ids:
             return
         ids.append(id)

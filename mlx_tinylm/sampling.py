@@ -18,15 +18,19 @@ REPETITION_CONTEXT = 20  # ids looked back on, as in mlx-lm
 
 
 def sample(
-    logits: Logits, u: float, config: SampleConfig, recent: Sequence[int] = (), suppressed: Sequence[int] = ()
+    logits: Logits,
+    u: float,
+    config: SampleConfig,
+    recent: Sequence[int] = (),
+    suppressed: Sequence[int] | npt.NDArray[np.int64] = (),
 ) -> int:
     """(V,) logits and a uniform draw u in [0, 1) -> the next id, by the inverse of the distribution function.
 
     Temperature 0 takes the likeliest id and does not use u. The `suppressed` ids, which must leave one, never come.
     """
     logits = logits.astype(np.float32)
-    if suppressed:
-        logits[list(suppressed)] = -np.inf
+    if len(suppressed):
+        logits[np.asarray(suppressed)] = -np.inf
     if config.repetition_penalty is not None:
         logits = penalise(logits, recent[-REPETITION_CONTEXT:], config.repetition_penalty)
     if config.temperature == 0:
