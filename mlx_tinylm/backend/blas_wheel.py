@@ -31,7 +31,7 @@ def copies() -> Iterator[Path]:
     """
     library = _library()
     version = importlib.metadata.version("scipy-openblas32")
-    name = f"libopenblas-{version}-{library.stat().st_size}.so"
+    name = f"mlx-openblas-{version}-{library.stat().st_size}.so"
     cached = None
     with suppress(RuntimeError):  # no home
         cached = cache_dir() / "blas" / name

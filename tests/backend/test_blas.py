@@ -30,7 +30,7 @@ PLAIN = {f"{PREFIX}scipy_openblas_{call}": f"openblas_{call}" for call in CALLS}
 WHEEL = "(scipy-openblas32 wheel), "
 # SYSTEM is emptied, so that the tests mean the same where a libopenblas is installed and where none is.
 PROGRAM = """
-import ctypes, json, os, sys, tempfile
+import ctypes, json, os, re, sys, tempfile
 from pathlib import Path
 earlier = dict(os.environ)
 from mlx_tinylm.backend import blas
@@ -38,7 +38,7 @@ blas.SYSTEM = ()
 installed = list(sys.path)
 def mapped():
     lines = Path("/proc/self/maps").read_text().splitlines()
-    return sorted({line.split()[5] for line in lines if "libopenblas" in line or "libmkl" in line})
+    return sorted({line.split()[5] for line in lines if re.search("(lib|mlx-)openblas|libmkl", line)})
 def site(folder):  # what is installed there, and nothing else
     sys.path[:] = [path for path in installed if not path.endswith("-packages")] + [folder]
 answers = []
@@ -173,7 +173,7 @@ def test_the_copy_is_made_once_for_each_version(copy: Path, cache: Path, tmp_pat
     same, other = ask(cache, bare + env(PATH=""), numpy + upgraded + env(PATH=sysconfig.get_path("scripts")))
     assert (same["path"], other["numpy"]) == (str(copy), False)
     assert (copy.stat().st_ino, copy.stat().st_mtime_ns) == before
-    assert Path(other["path"]).name.startswith("libopenblas-9.9-")
+    assert Path(other["path"]).name.startswith("mlx-openblas-9.9-")
     assert sorted(copy.parent.iterdir()) == sorted([copy, Path(other["path"])])
 
 
