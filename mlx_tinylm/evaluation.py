@@ -6,9 +6,10 @@ Shapes: N ids, B batch, T time.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,14 +20,17 @@ from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.generation import NOT_FINITE
 from mlx_tinylm.memorised import memorised_share
 from mlx_tinylm.model_folder.folder import open_folder
-from mlx_tinylm.model_folder.trained_on import TextRecord, recorded_text
-from mlx_tinylm.run_folder.record import RunRecord
+from mlx_tinylm.run_folder.training_text import text_at_hand as text_at_hand
+from mlx_tinylm.run_folder.training_text import trained_on as trained_on
+from mlx_tinylm.run_folder.training_text import training_text
 from mlx_tinylm.text.corpus import Corpus, open_corpus
 from mlx_tinylm.text.ids import Dataset, Ids, encode
-from mlx_tinylm.text.named_corpora import DEFAULT_CORPUS, NAMED, is_kept
+from mlx_tinylm.text.named_corpora import NAMED
 from mlx_tinylm.text.ngrams import ngram_losses
+from mlx_tinylm.text.tokenizer import quoted
 
 Watch: TypeAlias = Callable[[int, int], None]  # is told how much is done, and of how much; may raise to stop
+WatchStages: TypeAlias = Callable[[str, int, int], None]  # the same, and of what
 BATCH = 16  # windows
 LOGITS_AT_ONCE = 1 << 24  # numbers; bounds the memory where the vocabulary is large
 LONGEST_WINDOW = 4096  # ids; attention needs memory for the square, and a config.json may claim any context
@@ -84,13 +88,17 @@ def evaluate(
     return Evaluation(total / targets, targets, characters or targets)
 
 
+ALL, HELD_OUT = "all", "held-out tenth"
+NEW_TO_IT = f"{HELD_OUT}, as the model was trained on the rest"
+
+
 @dataclass(frozen=True)
 class EvaluationReport:
     """What `eval` says of a model folder."""
 
     weights: Path
     text: str
-    part: str  # of the text: "all" or "held-out tenth"
+    part: str  # of the text: ALL, HELD_OUT or NEW_TO_IT
     backend: str
     evaluation: Evaluation
     # Where they were asked for: in nats, of 1-gram, 2-gram, ... models of the training text; and the part of what
@@ -119,87 +127,68 @@ class EvaluationReport:
 
 
 def evaluate_text(
-    weights: Path, data: Sequence[str], backend: str, baselines: bool = False, memorised: bool = False
+    weights: Path,
+    data: Sequence[str],
+    backend: str,
+    baselines: bool = False,
+    memorised: bool = False,
+    watch: WatchStages = lambda stage, done, total: None,
 ) -> EvaluationReport:
     """Evaluate a model folder: on the held-out tenth of a named corpus, or on the whole of other text.
 
-    Without `data` it is the text the model was trained on, and there the held-out tenth. `baselines` adds the losses
-    of n-gram models of the other nine tenths, `memorised` the share of what the model writes that stands there.
-    Raises TinyLMError where the text is not what the model was trained on, and where a loss is not finite.
+    Without `data` it is the text the model was trained on. Of that text, told by its SHA-256 wherever it lies, it is
+    the held-out tenth, too. `baselines` adds the losses of n-gram models of the other nine tenths, `memorised` the
+    share of what the model writes that stands there. `watch` is told of "loss", "baselines" and "memorised" as
+    `evaluate` tells it. Raises TinyLMError where a text is missing, and where a loss is not finite.
     """
-    held_out = all(item in NAMED for item in data)
-    if (baselines or memorised) and not held_out:
-        raise TinyLMError("--baselines and --memorised need the text the model was trained on; leave out --data")
     folder = open_folder(weights)
-    model = load_model(folder, backend, spread=True)
-    corpus = open_corpus(data) if data else training_text(weights)
     tokenizer = folder.tokenizer
+    corpus, part = _measured(weights, data)
     dataset = Dataset(encode(corpus, tokenizer))
-    ids = dataset.validation if held_out else dataset.ids
+    ids = dataset.ids if part == ALL else dataset.validation
+    learned = _learned(weights, corpus, part) if baselines or memorised else corpus
+    train = dataset.train if learned is corpus else Dataset(encode(learned, tokenizer)).train
+    model = load_model(folder, backend, spread=True)
     characters = None if tokenizer.alphabet is not None else len(tokenizer.decode(ids[1:].tolist()))
-    evaluation = evaluate(model, ids, characters=characters)
+    watch("loss", 0, max(len(ids) - 1, 0))
+    evaluation = evaluate(model, ids, characters=characters, watch=partial(watch, "loss"))
     if not math.isfinite(evaluation.loss):
         raise TinyLMError(NOT_FINITE)
+    vocab_size = folder.config.vocab_size
+    losses = ngram_losses(train, ids, vocab_size, watch=partial(watch, "baselines")) if baselines else []
     known = None
     if memorised:  # set up anew, for generation
-        known = memorised_share(load_model(folder, backend), tokenizer, tokenizer.decode(dataset.train.tolist()))
-    return EvaluationReport(
-        weights,
-        corpus.name,
-        "held-out tenth" if held_out else "all",
-        model.backend,
-        evaluation,
-        tuple(ngram_losses(dataset.train, ids, folder.config.vocab_size)) if baselines else (),
-        known,
-    )
+        writer, text = load_model(folder, backend), tokenizer.decode(train.tolist())
+        known = memorised_share(writer, tokenizer, text, partial(watch, "memorised"))
+    return EvaluationReport(weights, corpus.name, part, model.backend, evaluation, tuple(losses), known)
 
 
-def training_text(weights: Path) -> Corpus:
-    """The text the model in a folder was trained on; the default corpus where no run is recorded, as in an export.
+def _measured(weights: Path, data: Sequence[str]) -> tuple[Corpus, str]:
+    """What is to be measured, and which part of it."""
+    if not data:
+        return training_text(weights), HELD_OUT
+    corpus = open_corpus(data)
+    with suppress(TinyLMError):  # a damaged record says nothing of this text
+        if (known := trained_on(weights)) and known.sha256 == corpus.sha256:
+            return corpus, NEW_TO_IT
+    return corpus, HELD_OUT if all(item in NAMED for item in data) else ALL
 
-    Raises TinyLMError where the record is damaged, or the text is gone or has changed since.
+
+def _learned(weights: Path, measured: Corpus, part: str) -> Corpus:
+    """The text the model was trained on; if nothing tells which, a named corpus that is measured by its held-out tenth.
+
+    Raises TinyLMError where it is not here.
     """
-    try:
-        record = RunRecord.find(weights)
-    except TinyLMError as error:
-        raise TinyLMError(f"{error}; give a text with --data") from None
-    corpus = open_corpus(record.sources(weights) if record else [DEFAULT_CORPUS])
-    if record and corpus.sha256 != record.corpus.sha256:
+    known = trained_on(weights)
+    if (known and known.sha256 == measured.sha256) or (known is None and part == HELD_OUT):
+        return measured
+    if text := text_at_hand(weights):
+        return text
+    if known is None:
         raise TinyLMError(
-            f"{corpus.name}: has changed since the model in {weights} was trained on it; give a text with --data"
+            f"{weights}: says nothing of its text, which --baselines and --memorised need; leave them out"
         )
-    return corpus
-
-
-def text_at_hand(folder: Path) -> Corpus | None:
-    """The text the model in a folder was trained on, if it is here and has the recorded SHA-256.
-
-    Nothing is fetched, and nothing raised.
-    """
-    with suppress(TinyLMError, OSError):
-        if known := trained_on(folder):
-            for items in _places(folder, known):
-                with suppress(TinyLMError, OSError):
-                    if all(is_kept(item) for item in items if item in NAMED):
-                        corpus = open_corpus(items)
-                        if corpus.sha256 == known.sha256:
-                            return corpus
-    return None
-
-
-def trained_on(folder: Path) -> TextRecord | None:
-    """What is recorded of the text that the model in a folder was trained on; None where nothing is.
-
-    Raises TinyLMError where the record is damaged.
-    """
-    if record := RunRecord.find(folder):
-        return record.corpus
-    return recorded_text(folder)
-
-
-def _places(folder: Path, known: TextRecord) -> Iterator[list[str]]:
-    """What the text of a model folder may be opened with: what its run read, or the corpus with the same SHA-256."""
-    with suppress(TinyLMError):
-        if record := RunRecord.find(folder):
-            yield record.sources(folder)
-    yield from ([name] for name, named in NAMED.items() if named.sha256 == known.sha256)
+    raise TinyLMError(
+        f"{weights}: --baselines and --memorised need the text it was trained on, {quoted(known.name)}, which is not "
+        "here; give that text with --data"
+    )

@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mlx_tinylm.backend.choose import LanguageModel
-from mlx_tinylm.generation import generate
+from mlx_tinylm.generation import stream_generate
 from mlx_tinylm.text.tokenizer import Tokenizer
 
 SAMPLES, SAMPLE_LENGTH = 5, 1000  # texts, and ids in each
 VERBATIM = 50  # characters
 
 
-def memorised_share(model: LanguageModel, tokenizer: Tokenizer, training_text: str) -> float:
-    """`verbatim_share` of a few texts that the model writes, the same ones each time."""
-    opening = tokenizer.opening
-    samples = [generate(model, tokenizer, opening, max_tokens=SAMPLE_LENGTH, seed=seed) for seed in range(SAMPLES)]
+def memorised_share(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    training_text: str,
+    watch: Callable[[int, int], None] = lambda done, total: None,
+) -> float:
+    """`verbatim_share` of a few texts that the model writes, the same ones each time.
+
+    `watch` is called as they grow, with how many ids there are by now and how many there may be.
+    """
+    samples, total = [], SAMPLES * SAMPLE_LENGTH
+    for seed in range(SAMPLES):
+        pieces: list[str] = []
+        for piece in stream_generate(model, tokenizer, tokenizer.opening, max_tokens=SAMPLE_LENGTH, seed=seed):
+            watch(seed * SAMPLE_LENGTH + len(pieces), total)
+            pieces.append(piece)
+        samples.append("".join(pieces))
+    watch(total, total)
     return verbatim_share(training_text, samples)
 
 
 def verbatim_share(text: str, generated: Sequence[str], length: int = VERBATIM) -> float:
     """The share of all `length`-character strings in `generated` that stand word for word in `text`; 0 without any."""
     strings = [sample[i : i + length] for sample in generated for i in range(len(sample) - length + 1)]
-    return sum(string in text for string in strings) / max(len(strings), 1)
+    # One pass over the text, however many strings there are; none of the text's own is kept.
+    known = set(strings).intersection(text[i : i + length] for i in range(len(text) - length + 1))
+    return sum(string in known for string in strings) / max(len(strings), 1)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,14 +21,17 @@ from tiny_runs import PLAIN, metrics, train
 
 from mlx_tinylm.backend.choose import LanguageModel, load
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.evaluation import Evaluation, EvaluationReport, evaluate, evaluate_text, text_at_hand
+from mlx_tinylm.evaluation import Evaluation, EvaluationReport, evaluate, evaluate_text
 from mlx_tinylm.integrity import read_sealed, sealed
-from mlx_tinylm.memorised import memorised_share
+from mlx_tinylm.memorised import SAMPLE_LENGTH, SAMPLES, memorised_share
 from mlx_tinylm.model_folder.config import GPT2Config, Qwen3Config
-from mlx_tinylm.model_folder.folder import WEIGHTS
+from mlx_tinylm.model_folder.folder import WEIGHTS, shipped_weights, write_folder
 from mlx_tinylm.model_folder.tensor_files import write_tensors
-from mlx_tinylm.text.named_corpora import DEFAULT_CORPUS, NAMED, data_dir
+from mlx_tinylm.run_folder.training_text import training_text
+from mlx_tinylm.text.corpus import Corpus, open_named
+from mlx_tinylm.text.named_corpora import DEFAULT_CORPUS, is_kept
 from mlx_tinylm.text.ngrams import ngram_losses
+from mlx_tinylm.text.tokenizer import Tokenizer
 
 GPT2 = GPT2Config(vocab_size=97, context=8, width=16, layers=1, heads=2)
 QWEN3 = Qwen3Config(vocab_size=97, context=8, width=16, layers=1, heads=2, kv_heads=1, head_dim=8, hidden=20)
@@ -200,9 +205,7 @@ def test_a_tokenizer_of_several_characters(tmp_path: Path, own_cache: Path) -> N
 
 
 def test_what_cannot_be_measured(folder: Path, text: Path) -> None:
-    """Options that need the training text, damaged weights and unknown characters each end in one line."""
-    with pytest.raises(TinyLMError, match="--baselines and --memorised need the text the model was trained on"):
-        evaluate_text(folder, [str(text)], "numpy", memorised=True)
+    """Damaged weights and unknown characters each end in one line."""
     huge = random_tensors(GPT2)  # finite, and their products are not
     write_tensors(folder / WEIGHTS, huge | {"ln_f.weight": huge["ln_f.weight"] * np.float32(3e38)})
     for backend in ("numpy", "mlx"):
@@ -235,13 +238,99 @@ def test_the_training_text_counts_by_its_held_out_tenth(run: Path, text: Path) -
     assert report.memorised == memorised_share(model, tokenizer, text.read_text()[:360])
 
 
-def test_an_export_counts_by_the_default_corpus(run: Path) -> None:
-    """Where no run is recorded, the text is Tiny Shakespeare, which this model cannot read."""
-    if not (data_dir() / "tinyshakespeare.txt").exists():
+def test_its_own_text_is_known_wherever_it_lies(run: Path, text: Path, tmp_path: Path) -> None:
+    """Given by any name, the text a model was trained on counts by its held-out tenth, and it is said why."""
+    expected = evaluate_text(run, [], "numpy", baselines=True, memorised=True)
+    moved = Path(shutil.move(text, tmp_path / "moved.txt"))
+    packed = tmp_path / "packed.gz"
+    packed.write_bytes(gzip.compress(moved.read_bytes()))
+    for place in (moved, packed):
+        found = evaluate_text(run, [str(place)], "numpy", baselines=True, memorised=True)
+        assert found.text == str(place)
+        assert found.part == "held-out tenth, as the model was trained on the rest"
+        assert found.evaluation == expected.evaluation
+        assert (found.ngram_losses, found.memorised) == (expected.ngram_losses, expected.memorised)
+    moved.write_text(moved.read_text() + "a")
+    assert evaluate_text(run, [str(moved)], "numpy").part == "all"
+
+
+def test_baselines_of_another_text(run: Path, text: Path, tmp_path: Path) -> None:
+    """Another text is compared with n-grams of what the model learned from, if that is here; else that is asked for."""
+    other = tmp_path / "other.txt"
+    other.write_text(text.read_text()[100:300][::-1])
+    found = evaluate_text(run, [str(other)], "numpy", baselines=True, memorised=True)
+    tokenizer = load(run, "numpy")[1]
+    learned, ids = (np.array(tokenizer.encode(each.read_text())) for each in (text, other))
+    assert (found.part, found.evaluation.targets) == ("all", 199)
+    assert found.ngram_losses == pytest.approx(ngram_losses(learned[:360], ids, tokenizer.vocab_size))
+    assert found.memorised == evaluate_text(run, [], "numpy", memorised=True).memorised
+    moved = Path(shutil.move(text, tmp_path / "moved.txt"))
+    for wanted in ({"baselines": True}, {"memorised": True}):
+        with pytest.raises(TinyLMError) as error:
+            evaluate_text(run, [str(other)], "numpy", **wanted)
+        assert str(error.value) == (
+            f"{run}: --baselines and --memorised need the text it was trained on, '{text}', which is not here; "
+            "give that text with --data"
+        )
+        assert (
+            evaluate_text(run, [str(moved)], "numpy", **wanted).evaluation.targets == 39
+        )  # what was asked for will do
+
+
+def test_a_folder_that_says_nothing_of_its_text(folder: Path, text: Path) -> None:
+    """It is not taken for Tiny Shakespeare's: a text is asked for, and where even that is no help, that is said."""
+    with pytest.raises(TinyLMError) as error:
+        evaluate_text(folder, [], "numpy")
+    assert str(error.value) == f"{folder}: says nothing of the text it was trained on; give a text with --data"
+    assert evaluate_text(folder, [str(text)], "numpy").part == "all"
+    with pytest.raises(TinyLMError) as error:
+        evaluate_text(folder, [str(text)], "numpy", memorised=True)
+    assert str(error.value).endswith(
+        "model: says nothing of its text, which --baselines and --memorised need; leave them out"
+    )
+
+
+def test_a_named_corpus_of_a_folder_that_says_nothing(tmp_path: Path, own_cache: Path, fetched: Corpus) -> None:
+    """A named corpus counts by its held-out tenth for any model, and its other nine tenths are the yardstick."""
+    folder = random_folder(tmp_path / "model", GPT2)
+    write_folder(folder, GPT2, Tokenizer.from_alphabet(fetched.alphabet))
+    found = evaluate_text(folder, [fetched.name], "mlx", baselines=True)
+    assert (found.text, found.part, found.evaluation.targets) == (fetched.name, "held-out tenth", 111_539)
+    assert len(found.ngram_losses) == 5
+
+
+@pytest.fixture
+def fetched() -> Corpus:
+    if not is_kept(DEFAULT_CORPUS):
         pytest.skip("tinyshakespeare is not fetched")
-    (run / "train.json").unlink()
-    with pytest.raises(TinyLMError, match=r"^tinyshakespeare: has characters that the model does not know"):
-        evaluate_text(run, [], "numpy")
+    return open_named(DEFAULT_CORPUS)
+
+
+def test_what_ships(fetched: Corpus) -> None:
+    """The shipped model says that it was trained on Tiny Shakespeare, and a copy of that is known for it."""
+    ids = fetched.text()
+    assert training_text(shipped_weights()) == fetched
+    assert len(ids) == 1_115_394
+
+
+def test_stages_are_watched(run: Path) -> None:
+    """Each stage begins at nothing, before it takes any time, rises, and ends at all there is."""
+    seen: dict[str, list[tuple[int, int]]] = {}
+    evaluate_text(
+        run,
+        [],
+        "numpy",
+        baselines=True,
+        memorised=True,
+        watch=lambda stage, done, total: seen.setdefault(stage, []).append((done, total)),
+    )
+    totals = {"loss": 39, "baselines": 5, "memorised": SAMPLES * SAMPLE_LENGTH}
+    assert list(seen) == list(totals)
+    for stage, total in totals.items():
+        done = [each for each, _ in seen[stage]]
+        assert (done[0], done[-1]) == (0, total)
+        assert done == sorted(done)
+        assert {each for _, each in seen[stage]} == {total}
 
 
 def test_a_record_that_does_not_hold(run: Path, text: Path) -> None:
@@ -266,46 +355,3 @@ def test_a_recorded_text_that_is_not_here(run: Path) -> None:
             evaluate_text(run, [], "numpy")
         assert "is not here; give a text with --data" in str(error.value)
         assert len(str(error.value)) < 500
-
-
-# The text at hand
-
-
-def test_the_text_at_hand(run: Path, text: Path) -> None:
-    """A run's text is at hand as long as it is what the run read; nothing else is taken for it, and nothing raised."""
-    found = text_at_hand(run)
-    assert found is not None
-    assert found.text() == text.read_text()
-    whole = text.read_text()
-    text.write_text(whole + "a")
-    assert text_at_hand(run) is None
-    text.unlink()
-    assert text_at_hand(run) is None
-    text.write_text(whole)
-    (run / "train.json").write_text("{")
-    assert text_at_hand(run) is None
-    assert text_at_hand(run / "nowhere") is None
-
-
-def test_a_named_text_is_at_hand_where_it_is_kept(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A folder that tells the SHA-256 of a named corpus has it at hand if it is kept; it is not fetched."""
-    kept = data_dir() / f"{DEFAULT_CORPUS}.txt"
-    say(folder, DEFAULT_CORPUS, NAMED[DEFAULT_CORPUS].sha256)
-    monkeypatch.setenv("MLX_TINYLM_DATA", str(tmp_path))
-    assert text_at_hand(folder) is None
-    assert (capsys.readouterr().err, data_dir()) == ("", tmp_path)
-    if not kept.exists():
-        pytest.skip("tinyshakespeare is not fetched")
-    monkeypatch.undo()
-    found = text_at_hand(folder)
-    assert found is not None
-    assert found.name == DEFAULT_CORPUS
-
-
-def say(folder: Path, name: str, sha256: str) -> None:
-    """Let the config.json of a folder say what the model was trained on, as an export does."""
-    config = json.loads((folder / "config.json").read_text())
-    said = {"trained_on": {"name": name, "sha256": sha256, "characters": 400}}
-    (folder / "config.json").write_text(json.dumps(config | said))

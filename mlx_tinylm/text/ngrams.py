@@ -5,6 +5,7 @@ Shapes: N ids of the training text, M ids of the held-out text.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,16 +14,24 @@ import numpy.typing as npt
 from mlx_tinylm.text.ids import Ids
 
 
-def ngram_losses(train: Ids, held_out: Ids, vocab_size: int, longest: int = 5) -> list[float]:
+def ngram_losses(
+    train: Ids,
+    held_out: Ids,
+    vocab_size: int,
+    longest: int = 5,
+    watch: Callable[[int, int], None] = lambda done, total: None,
+) -> list[float]:
     """Nats a character of the 1-gram to the `longest`-gram model of `train` (N,) on `held_out` (M,).
 
     Each backs off to the next shorter one by Witten and Bell's rule (1991, method C): the more different ids have
     followed a history, the more weight the shorter history gets. Every id of `held_out` but the first is predicted.
+    `watch` is called before each of them, and at the end, with how many are done and how many there are.
     """
     targets = len(held_out) - 1
     chance: npt.NDArray[np.float64] = np.full(targets, 1 / vocab_size)
     losses: list[float] = []
     for n in range(1, longest + 1):
+        watch(n - 1, longest)
         whole = targets - max(n - 2, 0)  # the first targets have no whole history: they keep the shorter model's chance
         if whole < 1 or len(train) < n:  # so short a text has no history of this length
             losses.append(losses[-1])
@@ -39,6 +48,7 @@ def ngram_losses(train: Ids, held_out: Ids, vocab_size: int, longest: int = 5) -
         part = chance[-len(wanted) :]
         part[known] = (count[known] + kinds[known] * part[known]) / (total[known] + kinds[known])
         losses.append(float(-np.log(chance).mean()))
+    watch(longest, longest)
     return losses
 
 
