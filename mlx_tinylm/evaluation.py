@@ -20,9 +20,7 @@ from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.generation import NOT_FINITE
 from mlx_tinylm.memorised import memorised_share
 from mlx_tinylm.model_folder.folder import open_folder
-from mlx_tinylm.run_folder.training_text import text_at_hand as text_at_hand
-from mlx_tinylm.run_folder.training_text import trained_on as trained_on
-from mlx_tinylm.run_folder.training_text import training_text
+from mlx_tinylm.run_folder.training_text import text_at_hand, trained_on, training_text
 from mlx_tinylm.text.corpus import Corpus, open_corpus
 from mlx_tinylm.text.ids import Dataset, Ids, encode
 from mlx_tinylm.text.named_corpora import NAMED

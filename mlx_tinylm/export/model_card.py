@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from mlx_tinylm.errors import TinyLMError, escaped
-from mlx_tinylm.evaluation import trained_on
 from mlx_tinylm.export.gguf import GGUF
 from mlx_tinylm.files import read
 from mlx_tinylm.integrity import digest
@@ -21,6 +20,8 @@ from mlx_tinylm.model_folder.folder import ModelFolder
 from mlx_tinylm.model_folder.layout import count_parameters
 from mlx_tinylm.model_folder.trained_on import TextRecord
 from mlx_tinylm.run_folder.metrics import best_validation
+from mlx_tinylm.run_folder.record import RunRecord
+from mlx_tinylm.run_folder.training_text import trained_on
 
 CARD = "README.md"
 SEAL = "<!-- mlx-tinylm export, SHA-256 of the text above: {} -->\n"
@@ -37,7 +38,9 @@ class Training:
     def recorded(cls, folder: Path) -> Training | None:
         """What a model folder says; None where that is nothing, or damaged."""
         try:
-            text, best = trained_on(folder), best_validation(folder)
+            text, record = trained_on(folder), RunRecord.find(folder)
+            # Of a run from random weights, those before its first step are never what it kept.
+            best = best_validation(folder, first=0 if record and record.init_from else 1)
         except TinyLMError:
             return None
         return cls(text, best) if text else None
