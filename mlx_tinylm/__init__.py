@@ -8,11 +8,12 @@ for text in mlx_tinylm.stream_generate(model, tokenizer, "ROMEO:", max_tokens=20
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # to type checkers it is True; until __main__ has seen to Ctrl-C, each import is a risk
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+    from typing import Any
+
     from mlx_tinylm.backend.choose import load
     from mlx_tinylm.errors import TinyLMError
     from mlx_tinylm.generation import generate, stream_generate
@@ -40,6 +41,11 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
+def __dir__() -> list[str]:
+    """The public names, too, that nobody has asked for yet."""
+    return sorted({*globals(), *__all__})
+
+
 def train(
     data: str | Path | Sequence[str | Path] = (),
     preset: str = "tiny",
@@ -61,6 +67,8 @@ def train(
     off. The model folder can be opened at any time; the events that are Saved say where it is.
     Raises TinyLMError for what cannot be, and where a loss is not finite or a disk is full.
     """
+    from pathlib import Path
+
     from mlx_tinylm.backend.devices import prepare
     from mlx_tinylm.run_folder import presets
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -12,13 +14,28 @@ from mlx_tinylm.cli import evaluate, export, generate, look, terminal, train
 from mlx_tinylm.errors import TinyLMError
 
 
+@contextlib.contextmanager
+def ended_by_ctrl_c() -> Iterator[None]:
+    """Ctrl-C where nothing is to be saved leaves a newline, and the exit code that shells know."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(err=True)
+        raise SystemExit(130) from None
+
+
 class Commands(click.Group):
     """Maps what goes wrong to one line and an exit code, once for all commands."""
+
+    def make_context(self, *given: Any, **more: Any) -> click.Context:
+        with ended_by_ctrl_c():
+            return super().make_context(*given, **more)
 
     def invoke(self, ctx: click.Context) -> Any:
         warnings.showwarning = lambda message, *_, **__: terminal.note(f"note: {message}")
         try:
-            return super().invoke(ctx)
+            with ended_by_ctrl_c():
+                return super().invoke(ctx)
         except TinyLMError as error:
             if ctx.params.get("debug"):
                 raise
@@ -30,9 +47,6 @@ class Commands(click.Group):
             raise click.ClickException(f"{where}{error.strerror or error}") from None
         except MemoryError:
             raise click.ClickException("not enough memory; a smaller model, batch or text needs less") from None
-        except KeyboardInterrupt:
-            click.echo(err=True)
-            raise SystemExit(130) from None
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

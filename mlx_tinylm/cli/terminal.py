@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mlx_tinylm.errors import SPACES, TinyLMError, escaped
+from mlx_tinylm.errors import JOINERS, SPACES, TinyLMError, escaped
 from mlx_tinylm.run_folder.presets import PRESETS
 
 
@@ -47,7 +47,7 @@ def preset_table() -> str:
 
 def visible(text: str) -> str:
     """The text without control characters, which could take over a terminal: they become escapes."""
-    return escaped(text, keep="\n\t" + SPACES)
+    return escaped(text, keep="\n\t" + SPACES + JOINERS)
 
 
 def stream_text(prompt: str, pieces: Iterable[str], number: int, samples: int, backend: str) -> None:
