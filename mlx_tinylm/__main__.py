@@ -18,7 +18,7 @@ def main() -> None:
 
 
 def interrupted(number: int, frame: object) -> None:
-    """Ctrl-C ends a command by an exception, an import at once: there an exception is often lost, or becomes another."""
+    """Ctrl-C ends a command by an exception, an import at once: there an exception may be lost, or become another."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):  # type: ignore[attr-defined]
             leave()

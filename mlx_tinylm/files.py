@@ -227,3 +227,17 @@ def lock(folder: Path) -> Iterator[None]:
         except OSError as error:
             raise TinyLMError(f"{folder}: cannot be locked ({error.strerror}); choose another --out") from None
         yield
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process holds `folder`, as far as that can be told without a trace."""
+    try:
+        import fcntl
+
+        with open(folder / ".lock") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (OSError, ImportError):  # no system that trains
+        return False
+    return False

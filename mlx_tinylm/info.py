@@ -6,17 +6,36 @@ import importlib.metadata
 import math
 import os
 import platform
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mlx_tinylm.backend.devices import Compute, prepare_if_possible
-from mlx_tinylm.model_folder.config import ModelConfig
+from mlx_tinylm.model_folder.config import MAX_LAYERS, ModelConfig
 from mlx_tinylm.model_folder.folder import open_folder
 from mlx_tinylm.model_folder.layout import count_parameters, tensor_shapes
+from mlx_tinylm.run_folder.runs import DamagedRun, Run, find_run
 
 PACKAGES = ("mlx-tinylm", "mlx", "numpy", "tokenizers", "safetensors")
+# A tensor belongs to the first of these that its name has, in the order in which a model computes with them.
+PARTS = (
+    *(
+        ".wte.",
+        ".wpe.",
+        ".embed_tokens.",
+        ".ln_1.",
+        ".input_layernorm.",
+        ".c_attn.",
+        ".q_proj.",
+        ".k_proj.",
+        ".v_proj.",
+    ),
+    *(".q_norm.", ".k_norm.", ".attn.c_proj.", ".o_proj.", ".ln_2.", ".post_attention_layernorm.", ".c_fc."),
+    *(".gate_proj.", ".up_proj.", ".mlp.c_proj.", ".down_proj.", ".ln_f.", ".norm.", ".lm_head."),
+)
+KINDS = ("weight", "scales", "biases", "bias")
 LABELS = {  # of the keys that people read under another name
     "mlx_tinylm": "mlx-tinylm",
     "cpu_cores": "cpu cores",
@@ -98,15 +117,71 @@ class TensorFacts:
 
 
 @dataclass(frozen=True)
+class TensorKind:
+    """The tensors of one name in all layers, or one that stands outside them; `parameters` is the sum of theirs."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    count: int
+    parameters: int
+
+
+@dataclass(frozen=True)
 class ModelFacts:
-    """The shape of a model, and its tensors by name."""
+    """What became of the run that made a model, its size and shape, and its tensors in the order of the model."""
 
     path: Path
     config: ModelConfig
+    run: Run | DamagedRun | None  # None where the folder holds a model alone
+    weights_bytes: int
+    folder_bytes: int  # with what resuming needs
     tensors: Mapping[str, TensorFacts]
 
     def to_json(self) -> dict[str, Any]:
-        """The shape as a flat object, and in it one of the tensors."""
+        """All of it as a flat object, but for the run and the tensors, which are objects in it."""
+        return {
+            **self._shape(),
+            "run": self.run.to_json() if self.run else None,
+            "weights_bytes": self.weights_bytes,
+            "folder_bytes": self.folder_bytes,
+            "tensors": {name: asdict(tensor) | {"shape": list(tensor.shape)} for name, tensor in self.tensors.items()},
+        }
+
+    def rows(self) -> list[tuple[str, Any]]:
+        """The summary as labels and values, the run first; the tensors are another table."""
+        shape = self._shape()
+        rows = [("model", shape.pop("model")), *self._run_rows()]
+        size = f"{self.weights_bytes / 1e6:,.1f} MB"
+        if self.folder_bytes - self.weights_bytes > 0.1 * self.weights_bytes:
+            size += f" of weights, {self.folder_bytes / 1e6:,.1f} MB in all"
+        return [*rows, ("size on disk", size), *shape.items()]
+
+    def kinds(self) -> list[TensorKind]:
+        """The tensors, those of one name in all layers together; `*` stands for the number of the layer."""
+        found: dict[str, TensorKind] = {}
+        for name, tensor in self.tensors.items():
+            kind = re.sub(r"\.\d+\.", ".*.", name, count=1)
+            had = found.get(kind)
+            count, parameters = (had.count, had.parameters) if had else (0, 0)
+            found[kind] = TensorKind(kind, tensor.shape, tensor.type, count + 1, parameters + tensor.parameters)
+        return list(found.values())
+
+    def _run_rows(self) -> list[tuple[str, Any]]:
+        if self.run is None:
+            return []
+        if not self.run.whole:
+            return [("run", f"damaged: {self.run.problem}")]
+        run, best = self.run, self.run.best
+        loss = f"{best[1]:.4f} after step {best[0]:,}" if best else "not measured yet"
+        return [
+            ("validation loss", loss),
+            ("steps", f"{run.steps:,} of {run.asked:,}, {run.state}"),
+            ("text", f"{run.text.name}, {run.text.characters:,} characters"),
+            ("date", f"{run.date:%Y-%m-%d %H:%M}"),
+        ]
+
+    def _shape(self) -> dict[str, Any]:
         config = self.config
         return {
             "model": str(self.path),
@@ -117,12 +192,7 @@ class ModelFacts:
             "context": config.context,
             "vocabulary": config.vocab_size,
             "parameters": count_parameters(config),
-            "tensors": {name: asdict(tensor) | {"shape": list(tensor.shape)} for name, tensor in self.tensors.items()},
         }
-
-    def rows(self) -> list[tuple[str, Any]]:
-        """The shape as labels and values; the tensors are another table."""
-        return [(key, value) for key, value in self.to_json().items() if key != "tensors"]
 
 
 def model_facts(path: Path) -> ModelFacts:
@@ -130,5 +200,24 @@ def model_facts(path: Path) -> ModelFacts:
     folder = open_folder(path)
     tensors = folder.tensors()
     shapes = tensor_shapes(folder.config)
-    facts = {name: TensorFacts(shape, str(tensors[name].dtype), math.prod(shape)) for name, shape in shapes.items()}
-    return ModelFacts(path, folder.config, facts)
+    facts = {
+        name: TensorFacts(shapes[name], str(tensors[name].dtype), math.prod(shapes[name]))
+        for name in sorted(shapes, key=_place_in_the_model)
+    }
+    return ModelFacts(path, folder.config, find_run(path), *_bytes(path), facts)
+
+
+def _bytes(folder: Path) -> tuple[int, int]:
+    """The size of the weights, and of all that lies in a folder."""
+    sizes = {path: path.lstat().st_size for path in folder.rglob("*") if path.is_file()}
+    weights = sum(size for path, size in sizes.items() if path.parent == folder and path.suffix == ".safetensors")
+    return weights, sum(sizes.values())
+
+
+def _place_in_the_model(name: str) -> tuple[int, int, int]:
+    """The layer of a tensor, and its place there; what comes after the layers has a place after all of them."""
+    part = next(place for place, part in enumerate(PARTS) if part in f".{name}.")
+    kind = next(place for place, kind in enumerate(KINDS) if name.endswith(f".{kind}"))
+    layer = re.search(r"\.(\d+)\.", name)
+    after = MAX_LAYERS if part >= PARTS.index(".ln_f.") else -1
+    return (int(layer[1]) if layer else after, part, kind)

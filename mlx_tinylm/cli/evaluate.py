@@ -10,10 +10,11 @@ from pathlib import Path
 import click
 
 from mlx_tinylm.cli.options import backend_option, json_option, weights_option
+from mlx_tinylm.cli.pages import Page, text_or_weights
 from mlx_tinylm.cli.terminal import table
 
 
-@click.command("eval")
+@click.command("eval", cls=Page, meant=text_or_weights)
 @weights_option
 @click.option(
     "--data",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mlx_tinylm.cli.options import ModelPath
 from mlx_tinylm.cli.terminal import table
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("weights", type=click.Path(path_type=Path))
+@click.argument("weights", type=ModelPath())
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to make.")
 @click.option(
     "--dtype",

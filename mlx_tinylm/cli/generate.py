@@ -10,10 +10,11 @@ import click
 
 from mlx_tinylm.cli import terminal
 from mlx_tinylm.cli.options import WholeNumber, backend_option, sample_settings, usage, weights_option
+from mlx_tinylm.cli.pages import Page, prompt_or_weights
 from mlx_tinylm.sample_config import SampleConfig
 
 
-@click.command()
+@click.command(cls=Page, meant=prompt_or_weights)
 @weights_option
 @click.option("--prompt", show_default="a newline", help="The text to go on from; - reads stdin.")
 @sample_settings

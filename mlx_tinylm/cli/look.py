@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from mlx_tinylm.cli import terminal
-from mlx_tinylm.cli.options import json_option
+from mlx_tinylm.cli.columns import Column, columns, cut_left, terminal_width
+from mlx_tinylm.cli.options import ModelPath, json_option
+from mlx_tinylm.cli.pages import Fitted
+from mlx_tinylm.cli.terminal import one_line
+
+if TYPE_CHECKING:
+    from mlx_tinylm.info import ModelFacts, TensorFacts, TensorKind
 
 
 @click.command()
@@ -37,21 +45,48 @@ def data(name: str | None) -> None:
     click.echo(terminal.table(rows))
 
 
-@click.command()
-@click.argument("weights", type=click.Path(path_type=Path), required=False)
+@click.command(cls=Fitted)
+@click.argument("weights", type=ModelPath(), required=False)
+@click.option("--tensors", is_flag=True, help="List every tensor, not every kind of tensor.")
 @json_option
-def info(weights: Path | None, as_json: bool) -> None:
-    """Show versions, device and matrix library, and what a model folder holds.
+def info(weights: Path | None, tensors: bool, as_json: bool) -> None:
+    """Show what a model folder holds; without one, versions, device and matrix library.
+
+    JSON holds all of that.
 
     \b
     mlx-tinylm info
     mlx-tinylm info weights/run-1
+    mlx-tinylm info weights/run-1 --tensors
     """
     from mlx_tinylm.info import model_facts, system_facts
 
-    system, model = system_facts(), model_facts(weights) if weights else None
-    found = model.to_json() if model else {}
-    click.echo(json.dumps(system.to_json() | found) if as_json else terminal.facts(dict(system.rows()) | found))
+    model = model_facts(weights) if weights else None
+    if as_json:
+        click.echo(json.dumps(system_facts().to_json() | (model.to_json() if model else {})))
+    elif model:
+        click.echo(model_tables(model, tensors))
+    else:
+        click.echo(terminal.table(system_facts().rows()))
+
+
+def model_tables(model: ModelFacts, each: bool) -> str:
+    """The summary of a model, and below it its kinds of tensors, or `each` of them."""
+    summary = ((name, f"{value:,}" if isinstance(value, int) else one_line(value)) for name, value in model.rows())
+    rows: Sequence[tuple[str, int, TensorFacts | TensorKind]] = (
+        [(name, 1, tensor) for name, tensor in model.tensors.items()]
+        if each
+        else [(kind.name, kind.count, kind) for kind in model.kinds()]
+    )
+    names, counts, facts = zip(*rows, strict=True)
+    found = [  # the last number says how much a column is wanted where room is short
+        Column("tensor", names, 9, least=20, cut=cut_left),
+        Column("count", [] if each else [str(count) for count in counts], 7, right=True),
+        Column("shape", [" x ".join(map(str, tensor.shape)) for tensor in facts], 8),
+        Column("type", [tensor.type for tensor in facts], 2),
+        Column("numbers", [f"{tensor.parameters:,}" for tensor in facts], 5, right=True),
+    ]
+    return terminal.table(summary) + "\n\n" + "\n".join(columns(found, terminal_width()))
 
 
 @click.command()

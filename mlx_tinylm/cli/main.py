@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from mlx_tinylm.cli import evaluate, export, generate, look, terminal, train
+from mlx_tinylm.cli import evaluate, export, generate, look, runs, terminal, train
+from mlx_tinylm.cli.pages import Fitted
 from mlx_tinylm.errors import TinyLMError
 
 
@@ -24,7 +25,7 @@ def ended_by_ctrl_c() -> Iterator[None]:
         raise SystemExit(130) from None
 
 
-class Commands(click.Group):
+class Commands(Fitted, click.Group):
     """Maps what goes wrong to one line and an exit code, once for all commands."""
 
     def make_context(self, *given: Any, **more: Any) -> click.Context:
@@ -58,6 +59,7 @@ def main(debug: bool) -> None:
     \b
     mlx-tinylm train                        # Tiny Shakespeare, live progress and samples
     mlx-tinylm generate --prompt "ROMEO:"   # streams, character by character
+    mlx-tinylm runs                         # what have I trained?
     mlx-tinylm eval                         # how good is it?
     mlx-tinylm info                         # what is it made of?
     mlx-tinylm export weights/run-1 --out x # for mlx-lm, transformers, LM Studio
@@ -66,5 +68,21 @@ def main(debug: bool) -> None:
     terminal.print_anything()
 
 
-for command in (train.train, generate.generate, evaluate.evaluate, export.export, look.data, look.info, look.bench):
+@click.command("help", cls=Fitted)
+@click.argument("name", required=False, metavar="[COMMAND]")
+@click.pass_context
+def help_page(context: click.Context, name: str | None) -> None:
+    """Show the help of the program, or of one of its commands.
+
+    \b
+    mlx-tinylm help
+    mlx-tinylm help train
+    """
+    arguments = [name, "--help"] if name else ["--help"]
+    program = context.find_root()
+    main.main(arguments, prog_name=program.info_name)
+
+
+COMMANDS = [train.train, generate.generate, runs.runs, evaluate.evaluate, export.export, look.info, look.data]
+for command in [*COMMANDS, look.bench, help_page]:
     main.add_command(command)

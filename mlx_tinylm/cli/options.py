@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -12,7 +13,7 @@ import click
 from mlx_tinylm.backend import BACKENDS
 from mlx_tinylm.checks import Setting, settings_of
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.run_folder.presets import DEFAULT_PRESET
+from mlx_tinylm.run_folder.presets import settings_that_differ
 from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.sample_config import SampleConfig
 
@@ -33,6 +34,20 @@ def usage() -> Iterator[None]:
 # Shared
 
 
+class ModelPath(click.Path):
+    """A model folder; where only weights/ holds one of that name, the error says so."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        near = Path("weights") / path
+        if not path.exists() and near.is_dir():
+            raise TinyLMError(f"{path}: no such folder; did you mean {near.as_posix()}?")
+        return path
+
+
 def _or_shipped(context: click.Context, option: click.Parameter, weights: Path | None) -> Path:
     from mlx_tinylm.model_folder.folder import shipped_weights
 
@@ -41,7 +56,7 @@ def _or_shipped(context: click.Context, option: click.Parameter, weights: Path |
 
 weights_option = click.option(
     "--weights",
-    type=click.Path(path_type=Path),
+    type=ModelPath(),
     callback=_or_shipped,
     show_default="the Shakespeare model that ships",
     help="A model folder.",
@@ -101,11 +116,13 @@ class WholeNumber(Limited, click.IntRange):
 
 def train_settings(command: Command) -> Command:
     """One option for each field of TrainConfig; not given means what the preset says, `off` that it is None."""
+    differing = settings_that_differ()
     for name, each in reversed(settings_of(TrainConfig).items()):
-        default = each.unset if each.default is None else each.default
+        names = [flag(name), "--lr"] if name == "learning_rate" else [flag(name)]
         kind = value_type(each, off=each.optional)
-        option = click.option(flag(name), type=kind, help=each.help, show_default=f"{DEFAULT_PRESET}'s {default}")
-        command = option(command)
+        # What differs from preset to preset stands in their table.
+        shown = False if name in differing else str(each.unset if each.default is None else each.default)
+        command = click.option(*names, type=kind, help=each.help, show_default=shown)(command)
     return command
 
 

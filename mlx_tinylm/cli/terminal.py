@@ -5,19 +5,28 @@ from __future__ import annotations
 import io
 import os
 import sys
+import textwrap
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
+from mlx_tinylm.cli.columns import measure, terminal_width
 from mlx_tinylm.errors import JOINERS, SPACES, TinyLMError, escaped
-from mlx_tinylm.run_folder.presets import PRESETS
+from mlx_tinylm.run_folder.presets import PRESETS, settings_that_differ
 
 
 def table(rows: Iterable[tuple[object, object]]) -> str:
-    """Two columns, the first as wide as it needs to be."""
+    """Two columns, the first as wide as it needs to be; what is too long for the terminal goes on below itself."""
     cells = [(str(name), f"{value:.4f}" if isinstance(value, float) else str(value)) for name, value in rows]
     width = max((len(name) for name, _ in cells), default=0)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in cells)
+    room = (terminal_width() or sys.maxsize) - width - 2
+    return "\n".join(f"{name:<{width}}  {_below(value, room, ' ' * (width + 2))}" for name, value in cells)
+
+
+def _below(value: str, width: int, indent: str) -> str:
+    if measure(value) <= width or width < 10:
+        return value
+    return f"\n{indent}".join(textwrap.wrap(value, width, replace_whitespace=False, break_on_hyphens=False))
 
 
 def rows_as_they_come(rows: Iterable[tuple[str, Any]]) -> None:
@@ -26,28 +35,41 @@ def rows_as_they_come(rows: Iterable[tuple[str, Any]]) -> None:
         print(f"{name:<34}{value:,}" if isinstance(value, int) else f"{name:<34}{value}", flush=True)
 
 
-def facts(content: Mapping[str, Any]) -> str:
-    """The table that `info` prints, with the tensors of a model, if there is one, below it."""
-    tensors = content.get("tensors", {})
-    above = ((name, f"{value:,}" if isinstance(value, int) else value) for name, value in content.items())
-    below = ((name, f"{t['type']:<8} {t['shape']!s:<14} {t['parameters']:>9,}") for name, t in tensors.items())
-    return table(row for row in above if row[0] != "tensors") + ("\n\n" + table(below) if tensors else "")
+def preset_table(width: int) -> str:
+    """The presets side by side, with all in which they differ, for the help of `train`; below each other if need be."""
+    names = settings_that_differ()
+    label = max(map(len, names))
+    side_by_side: list[list[str]] = []  # the names of presets that fit
+    for preset in PRESETS:
+        if not side_by_side or label + sum(_preset_width(each) for each in [*side_by_side[-1], preset]) > width:
+            side_by_side.append([])
+        side_by_side[-1].append(preset)
+    blocks = []
+    for presets in side_by_side:
+        rows = [("", presets), *((name.replace("_", "-"), [_shown(each, name) for each in presets]) for name in names)]
+        widths = [_preset_width(each) for each in presets]
+        lines = (f"{name:<{label}}" + "".join(map(str.rjust, values, widths)) for name, values in rows)
+        blocks.append("\n".join(lines))
+    return "\n\n\b\n".join(blocks)
 
 
-def preset_table() -> str:
-    """The presets side by side, for the help of `train`."""
-    names = ["family", "layers", "heads", "width", "context", "batch_size", "steps", "optimizer"]
-    names += ["learning_rate", "muon_weight_decay", "schedule", "dropout"]
-    lines = ["\b", f"{'Presets':<18}" + "".join(f"{name:>10}" for name in PRESETS)]
-    for name in names:
-        values = (str(getattr(settings, name)) for settings in PRESETS.values())
-        lines.append(f"{name.replace('_', '-'):<18}" + "".join(f"{value:>10}" for value in values))
-    return "\n".join(lines)
+def _preset_width(preset: str) -> int:
+    return 2 + max(len(preset), *(len(_shown(preset, name)) for name in settings_that_differ()))
+
+
+def _shown(preset: str, name: str) -> str:
+    value = getattr(PRESETS[preset], name)
+    return "off" if value is None else str(value)
 
 
 def visible(text: str) -> str:
     """The text without control characters, which could take over a terminal: they become escapes."""
     return escaped(text, keep="\n\t" + SPACES + JOINERS)
+
+
+def one_line(text: str) -> str:
+    """The same for a cell of a table: newlines and tabs are spaces, too."""
+    return visible(" ".join(text.split()))
 
 
 def stream_text(prompt: str, pieces: Iterable[str], number: int, samples: int, backend: str) -> None:

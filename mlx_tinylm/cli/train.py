@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 from mlx_tinylm.backend import DEVICES
-from mlx_tinylm.cli.options import Number, flag, train_settings, usage
-from mlx_tinylm.cli.terminal import preset_table
+from mlx_tinylm.cli.options import ModelPath, Number, flag, train_settings, usage
+from mlx_tinylm.cli.pages import TrainPage, text_or_run
 from mlx_tinylm.run_folder.presets import DEFAULT_PRESET, PRESETS, preset
 
 
-@click.command(epilog=preset_table())
+@click.command(cls=TrainPage, meant=text_or_run)
 @click.option(
     "--data",
     multiple=True,
@@ -36,13 +36,13 @@ from mlx_tinylm.run_folder.presets import DEFAULT_PRESET, PRESETS, preset
 )
 @click.option(
     "--resume",
-    type=click.Path(path_type=Path),
+    type=ModelPath(),
     show_default="a new run",
     help="Go on with the run in this folder.",
 )
 @click.option(
     "--init-from",
-    type=click.Path(path_type=Path),
+    type=ModelPath(),
     show_default="random weights",
     help="Start from the weights in this folder.",
 )
@@ -72,8 +72,8 @@ def train(
     Ctrl-C saves and prints the command that goes on.
 
     \b
-    mlx-tinylm train --preset nano                     # a first look, in about a minute
-    mlx-tinylm train --minutes 20                      # as many steps as fit into that
+    mlx-tinylm train --preset nano       # a first look, in about a minute
+    mlx-tinylm train --minutes 20        # as many steps as fit into that
     mlx-tinylm train --data book.txt --out weights/book
     mlx-tinylm train --resume weights/book --steps 2000
     mlx-tinylm train --init-from weights/book --data letters.txt

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,19 +56,28 @@ def truncate(folder: Path, step: int) -> None:
 def best_validation(folder: Path, first: int = 0) -> tuple[int, float] | None:
     """The step of the lowest validation loss, the first of equals, and that loss in nats; None where there is none.
 
-    Steps before `first` are left out.
+    Steps before `first` are left out. Raises TinyLMError where there is a file that cannot be read.
+    """
+    return lowest([validation for validation in progress(folder)[1] if validation[0] >= first])
+
+
+def lowest(validations: Sequence[tuple[int, float]]) -> tuple[int, float] | None:
+    """The first of the lowest losses with its step; None of none."""
+    return min(validations, key=lambda validation: validation[1], default=None)
+
+
+def progress(folder: Path) -> tuple[int, list[tuple[int, float]]]:
+    """The last step, 0 where there is none, and the steps and losses in nats of all validations.
 
     Raises TinyLMError where there is a file that cannot be read.
     """
-    if not (folder / METRICS).exists():
-        return None
-    found = [
-        (metrics["step"], float(loss))
-        for _, metrics in _lines(folder)
-        if isinstance(loss := metrics.get("val_loss"), (int, float)) and abs(loss) <= sys.float_info.max
-    ]
-    found = [validation for validation in found if validation[0] >= first]
-    return min(found, key=lambda validation: validation[1], default=None)
+    last, validations = 0, []
+    if (folder / METRICS).exists():
+        for _, metrics in _lines(folder):
+            last, loss = metrics["step"], metrics.get("val_loss")
+            if isinstance(loss, (int, float)) and abs(loss) <= sys.float_info.max:
+                validations.append((last, float(loss)))
+    return last, validations
 
 
 def _lines(folder: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:

@@ -71,6 +71,12 @@ PRESETS: Mapping[str, TrainConfig] = {
 DEFAULT_PRESET = "tiny"
 
 
+def settings_that_differ() -> list[str]:
+    """The names of the settings that are not the same in all presets."""
+    names = (field.name for field in dataclasses.fields(TrainConfig))
+    return [name for name in names if len({getattr(each, name) for each in PRESETS.values()}) > 1]
+
+
 def preset(name: str, **changes: Any) -> TrainConfig:
     """The preset of that name with `changes` applied; raises TinyLMError for an unknown name."""
     if name not in PRESETS:

@@ -1,0 +1,114 @@
+"""What has become of runs: one in a folder, or all in a folder of folders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.files import is_locked
+from mlx_tinylm.model_folder.folder import read_config
+from mlx_tinylm.model_folder.layout import count_parameters
+from mlx_tinylm.run_folder.folder import METRICS, SETTINGS
+from mlx_tinylm.run_folder.metrics import lowest, progress
+from mlx_tinylm.run_folder.record import RunRecord, TextRecord
+
+UNDER_WAY, STOPPED, DONE = "under way", "stopped", "done"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, as far as it has come."""
+
+    whole: ClassVar[Literal[True]] = True
+    folder: Path
+    date: datetime  # when it wrote its last step, in local time
+    text: TextRecord
+    parameters: int
+    steps: int  # done
+    asked: int  # to be done in all
+    state: str  # UNDER_WAY, STOPPED or DONE
+    validations: tuple[tuple[int, float], ...]  # steps and losses in nats
+
+    @property
+    def best(self) -> tuple[int, float] | None:
+        """The step of the lowest validation loss, and that loss in nats."""
+        return lowest(self.validations)
+
+    def to_json(self) -> dict[str, Any]:
+        step, loss = self.best or (None, None)
+        return {
+            **_place(self.folder, self.date),
+            "text": self.text.name,
+            "text_sha256": self.text.sha256,
+            "characters": self.text.characters,
+            "parameters": self.parameters,
+            "steps": self.steps,
+            "steps_asked": self.asked,
+            "state": self.state,
+            "best_loss": loss,
+            "best_step": step,
+            "validations": [list(each) for each in self.validations],
+        }
+
+
+@dataclass(frozen=True)
+class DamagedRun:
+    """What was a run, and why it cannot be read."""
+
+    whole: ClassVar[Literal[False]] = False
+    folder: Path
+    date: datetime
+    problem: str  # one line
+
+    def to_json(self) -> dict[str, Any]:
+        return {**_place(self.folder, self.date), "state": "damaged", "problem": self.problem}
+
+
+def find_runs(folder: Path) -> list[Run | DamagedRun]:
+    """The run in `folder`, or those in the folders inside it, the latest last; a damaged one is among them.
+
+    Raises TinyLMError where the folder cannot be read.
+    """
+    try:
+        inside = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    except OSError as error:
+        raise TinyLMError(f"{folder}: cannot be read ({error.strerror}); name a folder with runs in it") from None
+    found = [run for path in [folder, *inside] if (run := find_run(path))]
+    return sorted(found, key=lambda run: (run.date, str(run.folder)))
+
+
+def find_run(folder: Path) -> Run | DamagedRun | None:
+    """The run in `folder`; None where there is none, as in an exported model."""
+    try:
+        record = RunRecord.find(folder)
+        if record is None and not (folder / METRICS).exists():
+            return None
+        if record is None:
+            raise TinyLMError(f"{folder / SETTINGS}: is missing")
+        steps, validations = progress(folder)
+        asked = record.settings.steps
+        state = UNDER_WAY if is_locked(folder) else DONE if steps >= asked else STOPPED
+        parameters = count_parameters(read_config(folder))
+        return Run(folder, _date(folder), record.corpus, parameters, steps, asked, state, tuple(validations))
+    except TinyLMError as error:
+        problem = str(error)
+    except OSError as error:
+        problem = str(error.strerror)
+    return DamagedRun(folder, _date(folder), " ".join(problem.replace(f"{folder}/", "").split()))
+
+
+def _date(folder: Path) -> datetime:
+    """When the folder was last written to by its run."""
+    for path in (folder / METRICS, folder / SETTINGS, folder):
+        try:
+            return datetime.fromtimestamp(path.stat().st_mtime)
+        except (OSError, ValueError, OverflowError):
+            continue
+    return datetime.fromtimestamp(0)
+
+
+def _place(folder: Path, date: datetime) -> dict[str, Any]:
+    return {"name": folder.name, "folder": str(folder), "date": date.isoformat(timespec="seconds")}
