@@ -204,7 +204,7 @@ def model_facts(path: Path) -> ModelFacts:
         name: TensorFacts(shapes[name], str(tensors[name].dtype), math.prod(shapes[name]))
         for name in sorted(shapes, key=_place_in_the_model)
     }
-    return ModelFacts(path, folder.config, find_run(path), *_bytes(path), facts)
+    return ModelFacts(path, folder.config, find_run(path, folder.config), *_bytes(path), facts)
 
 
 def _bytes(folder: Path) -> tuple[int, int]:

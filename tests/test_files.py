@@ -18,6 +18,7 @@ from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.files import (
     cache_dir,
     filled_folder,
+    is_locked,
     lock,
     make_folder,
     read,
@@ -388,3 +389,12 @@ def test_cache_dir_is_where_the_system_keeps_caches(
     if variable:
         monkeypatch.setenv(variable, str(tmp_path / "elsewhere"))
         assert cache_dir() == tmp_path / "elsewhere" / "mlx-tinylm"
+
+
+def test_whether_a_folder_is_locked(tmp_path: Path) -> None:
+    """It can be told without a lock of one's own, and without a file that was not there."""
+    assert not is_locked(tmp_path)
+    assert not list(tmp_path.iterdir())
+    with lock(tmp_path):
+        assert is_locked(tmp_path)
+    assert not is_locked(tmp_path)

@@ -55,11 +55,34 @@ def test_a_model(config: ModelConfig, tmp_path: Path) -> None:
     found = facts.to_json()
     shape = {"model": str(tmp_path), "family": config.family, "layers": 2, "heads": 2, "width": 32, "context": 8}
     shape |= {"vocabulary": 13, "parameters": sum(tensor["parameters"] for tensor in found["tensors"].values())}
-    assert facts.rows() == list(shape.items())
+    size = (tmp_path / "model.safetensors").stat().st_size
+    shape |= {"run": None, "weights_bytes": size, "folder_bytes": sum(f.stat().st_size for f in tmp_path.iterdir())}
     assert found == {**shape, "tensors": found["tensors"]}
+    rows = {"model": str(tmp_path), "size on disk": f"{size / 1e6:.1f} MB"} | shape
+    rows = {name: rows[name] for name in rows if name not in ("run", "weights_bytes", "folder_bytes")}
+    assert [row[0] for row in facts.rows()] == list(rows)
+    assert dict(facts.rows()) == rows | {"size on disk": dict(facts.rows())["size on disk"]}
     embedding = "wte.weight" if config.family == "gpt2" else "model.embed_tokens.weight"
     assert found["tensors"][embedding] == {"shape": [13, 32], "type": "float32", "parameters": 13 * 32}
     assert json.loads(json.dumps(found)) == found
+
+
+LAYER = "input_layernorm self_attn.q_proj self_attn.k_proj self_attn.v_proj self_attn.q_norm self_attn.k_norm "
+LAYER += "self_attn.o_proj post_attention_layernorm mlp.gate_proj mlp.up_proj mlp.down_proj"
+
+
+def test_kinds_of_tensors(tmp_path: Path) -> None:
+    """Each name is there once with the count of its layers, in the order in which a model computes with them."""
+    config = dataclasses.replace(QWEN3, layers=11, tied=False)
+    facts = model_facts(random_folder(tmp_path, config))
+    layer = [f"model.layers.*.{name}.weight" for name in LAYER.split()]
+    outside = ["model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"]
+    assert [kind.name for kind in facts.kinds()] == [outside[0], *layer, *outside[1:]]
+    assert {kind.name: kind.count for kind in facts.kinds()} == dict.fromkeys(layer, 11) | dict.fromkeys(outside, 1)
+    assert sum(kind.parameters for kind in facts.kinds()) == count_parameters(config)
+    names = list(facts.tensors)
+    assert names[1:12] == [name.replace("*", "0") for name in layer]
+    assert names[-13:-2] == [name.replace("*", "10") for name in layer]
 
 
 def test_parameters_by_hand() -> None:
@@ -75,6 +98,7 @@ def test_a_quantised_model(tmp_path: Path) -> None:
     facts = model_facts(random_folder(tmp_path, dataclasses.replace(GPT2, quantization=Quantization(4, 32))))
     assert (facts.tensors["wte.weight"].shape, facts.tensors["wte.weight"].type) == ((13, 4), "uint32")
     assert dict(facts.rows())["parameters"] == count_parameters(GPT2)
+    assert [kind.name for kind in facts.kinds()][:3] == ["wte.weight", "wte.scales", "wte.biases"]
 
 
 def test_no_model(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,15 @@ def test_all_names_are_there() -> None:
     assert all(getattr(mlx_tinylm, name) for name in mlx_tinylm.__all__)
     with pytest.raises(AttributeError, match="module 'mlx_tinylm' has no attribute 'fit'"):
         _ = mlx_tinylm.fit
+
+
+def test_public_names_are_listed() -> None:
+    """`dir(mlx_tinylm)`, which completion reads, has the public names before anyone has asked for them."""
+    code = "import mlx_tinylm, sys; print(dir(mlx_tinylm), 'mlx_tinylm.generation' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    names, imported = done.stdout.rsplit(maxsplit=1)
+    assert {*mlx_tinylm.__all__, "__doc__", "__name__"} <= set(ast.literal_eval(names))
+    assert imported == "False"
 
 
 @pytest.mark.usefixtures("own_cache")

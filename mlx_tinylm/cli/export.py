@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from mlx_tinylm.cli.options import ModelPath
+from mlx_tinylm.cli.pages import Fitted
 from mlx_tinylm.cli.terminal import table
 
 if TYPE_CHECKING:
     from mlx_tinylm.export.folder import Exported
 
 
-@click.command()
+@click.command(cls=Fitted)
 @click.argument("weights", type=ModelPath())
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to make.")
 @click.option(

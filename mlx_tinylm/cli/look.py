@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mlx_tinylm.info import ModelFacts, TensorFacts, TensorKind
 
 
-@click.command()
+@click.command(cls=Fitted)
 @click.argument("name", required=False)
 def data(name: str | None) -> None:
     """List the corpora that have a name, or fetch one and say where it lies.
@@ -89,7 +89,7 @@ def model_tables(model: ModelFacts, each: bool) -> str:
     return terminal.table(summary) + "\n\n" + "\n".join(columns(found, terminal_width()))
 
 
-@click.command()
+@click.command(cls=Fitted)
 @json_option
 def bench(as_json: bool) -> None:
     """Measure how fast this machine trains and writes, in about a minute.

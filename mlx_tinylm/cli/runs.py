@@ -77,7 +77,7 @@ def _row(run: Run | DamagedRun) -> tuple[str, ...]:
     return (
         name,
         one_line(run.text.name),
-        f"{run.parameters / 1e6:.2f} M",
+        f"{run.parameters / 1e6:.2f} M" if run.parameters >= 100_000 else f"{run.parameters:,}",
         f"{run.steps:,}" if run.steps == run.asked else f"{run.steps:,} of {run.asked:,}",
         "" if run.state == "done" else run.state,
         f"{run.best[1]:.4f}" if run.best else "",

@@ -26,7 +26,7 @@ from mlx_tinylm.run_folder.presets import DEFAULT_PRESET, PRESETS, preset
     "preset_name",
     type=click.Choice(list(PRESETS)),
     show_default=DEFAULT_PRESET,
-    help="Settings to start from (see below).",
+    help="Settings to start from; the table below shows them.",
 )
 @click.option(
     "--out",

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.files import is_locked
+from mlx_tinylm.model_folder.config import ModelConfig
 from mlx_tinylm.model_folder.folder import read_config
 from mlx_tinylm.model_folder.layout import count_parameters
 from mlx_tinylm.run_folder.folder import METRICS, SETTINGS
@@ -80,24 +81,29 @@ def find_runs(folder: Path) -> list[Run | DamagedRun]:
     return sorted(found, key=lambda run: (run.date, str(run.folder)))
 
 
-def find_run(folder: Path) -> Run | DamagedRun | None:
-    """The run in `folder`; None where there is none, as in an exported model."""
+def find_run(folder: Path, config: ModelConfig | None = None) -> Run | DamagedRun | None:
+    """The run in `folder`, whose `config` need not be read again; None where there is none, as in an export."""
     try:
         record = RunRecord.find(folder)
         if record is None and not (folder / METRICS).exists():
             return None
+        for needed in (SETTINGS, "config.json"):
+            if not (folder / needed).exists():
+                raise TinyLMError(f"{needed}: is missing")
         if record is None:
-            raise TinyLMError(f"{folder / SETTINGS}: is missing")
+            return None
         steps, validations = progress(folder)
         asked = record.settings.steps
         state = UNDER_WAY if is_locked(folder) else DONE if steps >= asked else STOPPED
-        parameters = count_parameters(read_config(folder))
+        parameters = count_parameters(config or read_config(folder))
         return Run(folder, _date(folder), record.corpus, parameters, steps, asked, state, tuple(validations))
     except TinyLMError as error:
         problem = str(error)
     except OSError as error:
         problem = str(error.strerror)
-    return DamagedRun(folder, _date(folder), " ".join(problem.replace(f"{folder}/", "").split()))
+    for place in (f"{folder}/", f"{folder}: "):
+        problem = problem.replace(place, "")
+    return DamagedRun(folder, _date(folder), " ".join(problem.split()))
 
 
 def _date(folder: Path) -> datetime:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.text.example import first_words
 from mlx_tinylm.text.named_corpora import NAMED, fetch
 
 PIECE = 1 << 20  # characters (when reading: bytes) held in memory at once
@@ -47,6 +48,10 @@ class Corpus:
     def text(self) -> str:
         """The whole text as one string."""
         return "".join(self.chunks())
+
+    def first_words(self) -> str:
+        """What the text begins with, as a prompt for examples; "" where nothing will do."""
+        return first_words(next(self.chunks(4096), ""))
 
 
 def open_corpus(data: Sequence[str]) -> Corpus:

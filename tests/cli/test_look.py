@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from click.testing import Result
 
 Invoke = Callable[..., Result]
+GPT2_LAYER = [
+    *("h.*.ln_1.weight", "h.*.ln_1.bias", "h.*.attn.c_attn.weight", "h.*.attn.c_attn.bias"),
+    *("h.*.attn.c_proj.weight", "h.*.attn.c_proj.bias", "h.*.ln_2.weight", "h.*.ln_2.bias"),
+    *("h.*.mlp.c_fc.weight", "h.*.mlp.c_fc.bias", "h.*.mlp.c_proj.weight", "h.*.mlp.c_proj.bias"),
+]
 
 
 def test_data(invoke: Invoke) -> None:
@@ -19,14 +26,59 @@ def test_data(invoke: Invoke) -> None:
     assert re.search(r"^tinyshakespeare  \S", result.stdout, re.M)
 
 
-def test_info(invoke: Invoke, made: Path) -> None:
-    """The system's facts come first, the model's after, its tensors last; as JSON it is one object with the same."""
-    table = invoke("info", "model").stdout
+def test_info(invoke: Invoke) -> None:
+    """Without a folder `info` says what computes; as JSON it is one object."""
+    table = invoke("info").stdout
     assert re.search(r"^python +3\.\d+\.\d+$", table, re.M)
     assert re.search(r"^cpu cores +\d+$", table, re.M)
-    assert table.index("python") < table.index("\nfamily") < table.index("\n\nln_f.weight")
+    known = json.loads(invoke("info", "--json").stdout)
+    assert "tensors" not in known
+    assert known["python"] in table
+
+
+def test_info_of_a_model(invoke: Invoke) -> None:
+    """A summary comes first, then the shape, then a line for each kind of tensor in the order of the model."""
+    rows = [line.split(maxsplit=1) for line in invoke("info", "model").stdout.replace("\n\n", "\n").splitlines()]
+    names = [row[0] for row in rows]
+    assert names[:6] == ["model", "validation", "steps", "text", "date", "size"]
+    assert names[6:13] == ["family", "layers", "heads", "width", "context", "vocabulary", "parameters"]
+    assert names[13:] == ["tensor", "wte.weight", "wpe.weight", *GPT2_LAYER, "ln_f.weight", "ln_f.bias"]
+    said = dict(rows)
+    assert re.fullmatch(r"loss +\d\.\d{4} after step 4", said["validation"])
+    assert (said["steps"], said["text"].split(", ")[1]) == ("4 of 4, done", "2,000 characters")
+    assert re.fullmatch(r"on disk +0\.0 MB of weights, 0\.\d MB in all", said["size"])
+    assert said["h.*.attn.c_attn.weight"].split() == ["1", "16", "x", "48", "float32", "768"]
+
+
+def test_every_tensor(invoke: Invoke, made: Path) -> None:
+    """--tensors lists each one, --json always does, with what the system and the run are beside it."""
+    table = invoke("info", "model", "--tensors").stdout
+    assert re.search(r"^h\.0\.attn\.c_attn\.weight  16 x 48  float32      768$", table, re.M)
+    assert "h.*" not in table
     known = json.loads(invoke("info", "model", "--json").stdout)
     assert all(re.fullmatch(r"[a-z0-9_-]+", name) for name in known)
     assert (known["family"], known["width"], known["tensors"]["ln_f.bias"]["shape"]) == ("gpt2", 16, [16])
-    assert "tensors" not in json.loads(invoke("info", "--json").stdout)
-    assert "\n\n" not in invoke("info").stdout
+    assert (known["run"]["steps"], known["run"]["state"]) == (4, "done")
+    assert known["python"]
+    assert known["folder_bytes"] > known["weights_bytes"] == (made / "model" / "model.safetensors").stat().st_size
+
+
+@pytest.mark.parametrize("columns", [50, 100])
+@pytest.mark.parametrize("arguments", [["info"], ["info", "model"], ["info", "model", "--tensors"]], ids=" ".join)
+def test_info_fits(arguments: list[str], columns: int, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No line is wider than the terminal."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert max(map(len, invoke(*arguments).stdout.splitlines())) <= columns
+
+
+def test_info_of_a_model_without_a_run(invoke: Invoke, made: Path, tmp_path: Path) -> None:
+    """A model alone has a summary, too; one whose run is damaged says so and is shown."""
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        shutil.copy(made / "model" / name, tmp_path / name)
+    names = [line.split()[0] for line in invoke("info", tmp_path).stdout.splitlines() if line]
+    assert names[:3] == ["model", "size", "family"]
+    (tmp_path / "train.json").write_text('{"settings":')
+    shown = invoke("info", tmp_path)
+    assert shown.exit_code == 0
+    assert re.search(r"^run +damaged: train\.json: not valid JSON", shown.stdout, re.M)
+    assert json.loads(invoke("info", tmp_path, "--json").stdout)["run"]["state"] == "damaged"

@@ -11,7 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
-from click.testing import Result
+from click.testing import CliRunner, Result
 from tiny_runs import PLAIN, command, options
 
 from mlx_tinylm.cli.main import main
@@ -22,7 +22,26 @@ USAGE = [
     # (arguments, what stands after "Error: "): one row for each way in which options can be wrong
     (["trian"], r"No such command 'trian'"),
     (["train", "--epochs", "3"], r"No such option '--epochs'"),
-    (["train", "text.txt"], r"Got unexpected extra argument \(text\.txt\)"),
+    (["train", "text.txt"], r"no option stands before text\.txt; did you mean --data text\.txt\?$"),
+    (
+        ["train", "a b.txt", "c.txt"],
+        r"no option stands before 'a b.txt' c.txt; did you mean --data 'a b.txt' --data c.t",
+    ),
+    (["train", "nano"], r"no option stands before nano; did you mean --preset nano\?$"),
+    (["train", "half"], r"no option stands before half; did you mean --resume half\?$"),
+    (["train", "no-weights"], r"no option stands before no-weights; did you mean --init-from no-weights\?$"),
+    (["generate", "ROMEO:"], r"no option stands before ROMEO:; did you mean --prompt \"ROMEO:\"\?$"),
+    (["generate", "--seed", "1", "to", "be"], r"no option stands before to be; did you mean --prompt \"to be\"\?$"),
+    (
+        ["generate", "model", "$x"],
+        r"no option stands before model '\$x'; did you mean --weights model --prompt '\$x'\?$",
+    ),
+    (["eval", "letters.txt"], r"no option stands before letters\.txt; did you mean --data letters\.txt\?$"),
+    (["eval", "weights/x"], r"no option stands before weights/x; did you mean --weights weights/x\?$"),
+    (["eval", "model"], r"no option stands before model; did you mean --weights model\?$"),
+    (["bench", "model"], r"Got unexpected extra argument \(model\)"),
+    (["help", "trian"], r"No such command 'trian'"),
+    (["train", "--lr", "0"], r"Invalid value for '--learning-rate' / '--lr': 0\.0 is not in the range x>0\.0"),
     (["export", "model"], r"Missing option '--out'"),
     (["train", "--device", "tpu"], r"Invalid value for '--device': 'tpu' is not one of 'auto', 'cpu', 'gpu'"),
     (["train", "--resume", "half", "--out", "new"], r"--resume goes on in its own folder: leave out --out"),
@@ -49,6 +68,7 @@ MISTAKES = [
     (["data", "wikipedia"], "", r"'wikipedia': no corpus, file or folder of this name"),
     (["info", "text.txt"], "", r"text\.txt: not a model folder but a file"),
     (["export", "nowhere", "--out", "new"], "", r"nowhere: no such folder"),
+    (["runs", "nowhere"], "", r"nowhere: cannot be read \(No such file or directory\); name a folder with runs in it$"),
     pytest.param(
         *(["train", *NEW, "--device", "gpu"], "", r"MLX has no gpu here; leave out --device"),
         marks=pytest.mark.skipif(mx.is_available(mx.gpu), reason="there is a GPU here"),
@@ -134,6 +154,73 @@ def test_help(name: str, invoke: Invoke) -> None:
     assert re.search(rf"^  .*mlx-tinylm {name}\b", result.stdout, re.M)
     assert invoke(name, "-h").stdout == result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("columns", [50, 80])
+@pytest.mark.parametrize("name", ["", *sorted(main.commands)])
+def test_help_fits(name: str, columns: int) -> None:
+    """No line of a help page is wider than the terminal, and no word of it is lost there."""
+    narrow, wide = (
+        CliRunner().invoke(main, [*name.split(), "--help"], terminal_width=width).stdout for width in (columns, 200)
+    )
+    assert max(map(len, narrow.splitlines())) <= columns
+    assert name == "" or words(narrow) == words(wide)
+
+
+def words(page: str) -> set[str]:
+    """What a page says, wherever it is broken."""
+    return set(re.findall(r"\w+", page))
+
+
+def test_the_help_of_train(invoke: Invoke) -> None:
+    """What most people change comes first, the rest under a heading of its own, and the presets last."""
+    page = invoke("train", "--help").stdout
+    first, rest = page[page.index("\nOptions:") :].split("\nMore settings:")
+    more, presets = rest.split("\nPresets:")
+    for name in ("--data", "--preset", "--out", "--steps", "--resume", "--batch-size", "--lr", "--seed", "--layers"):
+        assert re.search(rf"^  .*{name}\b", first, re.M), name
+    for name in ("--beta1", "--muon-weight-decay", "--eval-every", "--schedule", "--help"):
+        assert re.search(rf"^  .*{name}\b", more, re.M), name
+    assert first.index("--data") < first.index("--steps") < first.index("--seed")
+    assert "tiny's" not in page
+    assert re.search(r"^ +muon-weight-decay +0.1 +0.3", presets, re.M)
+
+
+@pytest.mark.parametrize("name", ["", *sorted(main.commands)])
+def test_help_is_a_command(name: str, invoke: Invoke) -> None:
+    """`help COMMAND` says what `COMMAND --help` says, and `help` what `--help` says."""
+    page = invoke("help", *name.split())
+    assert (page.exit_code, page.stdout) == (0, invoke(*name.split(), "--help").stdout)
+
+
+COMMANDS_WITH_A_FOLDER = [
+    ["generate", "--weights", "run-1"],
+    ["eval", "--weights", "run-1"],
+    ["info", "run-1"],
+    ["export", "run-1", "--out", "x"],
+    ["train", "--resume", "run-1"],
+    ["train", "--init-from", "run-1", "--data", "x", "--out", "x"],
+]
+
+
+@pytest.mark.parametrize("arguments", COMMANDS_WITH_A_FOLDER, ids=named)
+def test_a_folder_in_weights(
+    arguments: list[str], invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where only weights/ holds a folder of the name that was given, the error says so."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights" / "run-1").mkdir(parents=True)
+    refused(invoke(*arguments), 1, r"run-1: no such folder; did you mean weights/run-1\?$")
+    assert not (tmp_path / "x").exists()
+    (tmp_path / "run-1").mkdir()
+    assert "did you mean" not in invoke(*arguments).stderr
+
+
+def test_the_alias_of_learning_rate(invoke: Invoke, tmp_path: Path) -> None:
+    """--lr is --learning-rate."""
+    given = [*options(PLAIN), "--steps", "1", "--data", "text.txt", "--out", tmp_path / "run", "--lr", "0.007"]
+    assert invoke("train", *given).exit_code == 0
+    assert json.loads((tmp_path / "run" / "train.json").read_text())["settings"]["learning_rate"] == 0.007
 
 
 def test_version(invoke: Invoke) -> None:

@@ -12,19 +12,23 @@ from click.testing import CliRunner
 
 from mlx_tinylm.checks import Setting, settings_of
 from mlx_tinylm.cli.main import main
+from mlx_tinylm.run_folder.presets import settings_that_differ
 from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.sample_config import SampleConfig
 
 COMMANDS = sorted(main.commands.items())
 SCRIPTED = {  # what scripts may rely on
     "train": "--data --preset --out --steps --batch-size --context --family --layers --heads --width --dropout "
-    "--learning-rate --seed --eval-every --save-every --sample-every --patience --resume --init-from --device --force",
+    "--learning-rate --lr --seed --eval-every --save-every --sample-every --patience --resume --init-from "
+    "--device --force",
     "generate": "--weights --prompt --max-tokens --temperature --temp --top-k --top-p --min-p --repetition-penalty "
     "--seed --num-samples --stop --backend",
     "eval": "--weights --data --backend --json",
     "export": "--out --dtype --quantize --force",
-    "info": "--json",
+    "info": "--tensors --json",
+    "runs": "--json",
     "data": "",
+    "help": "",
     "bench": "--json",
 }
 SETTINGS = [("train", *item) for item in settings_of(TrainConfig).items()]
@@ -43,14 +47,15 @@ def refusal(command: str, name: str, value: object) -> str:
 
 @pytest.mark.parametrize(("name", "found"), COMMANDS)
 def test_every_option_has_its_words(name: str, found: click.Command) -> None:
-    """Each option has a help text and shows its default, unless it is a flag or required."""
+    """Each option has a help text and shows its default, unless it is a flag, required, or in the presets' table."""
     context = click.Context(found)
     for option in found.params:
         if isinstance(option, click.Option):
             record = option.get_help_record(context)
             assert record
             assert len(record[1]) > 10, option.name
-            assert option.is_flag or "[default: " in record[1] or "[required]" in record[1], option.name
+            preset = name == "train" and option.name in settings_that_differ()
+            assert option.is_flag or preset or "[default: " in record[1] or "[required]" in record[1], option.name
 
 
 def test_options_that_scripts_rely_on() -> None:
@@ -108,15 +113,18 @@ def test_every_setting_has_an_option_with_its_limits(command: str, name: str, se
 )
 def test_refused_values(command: str, name: str, value: str, why: str) -> None:
     """What is wrong with a value is said in words that name the value and its limits."""
-    assert refusal(command, name, value) == f"Error: Invalid value for '--{name.replace('_', '-')}': {why}."
+    names = f"'--{name.replace('_', '-')}'" + (" / '--lr'" if name == "learning_rate" else "")
+    assert refusal(command, name, value) == f"Error: Invalid value for {names}: {why}."
 
 
 @pytest.mark.parametrize(
     ("command", "line"),
     [
-        ("train", "--layers INTEGER Transformer blocks. [default: (tiny's 8); 1<=x<=1000]"),
-        ("train", "--grad-clip NUMBER|off Largest norm a gradient may have. [default: (tiny's off); x>0.0]"),
-        ("train", "--sample-every INTEGER|off Steps between two sample texts. [default: (tiny's 500); x>=1]"),
+        ("train", "--layers INTEGER Transformer blocks. [1<=x<=1000]"),
+        ("train", "--grad-clip NUMBER|off Largest norm a gradient may have. [x>0.0]"),
+        ("train", "--sample-every INTEGER|off Steps between two sample texts. [x>=1]"),
+        ("train", "--learning-rate, --lr NUMBER Peak learning rate of AdamW. [x>0.0]"),
+        ("train", "--patience INTEGER|off Stop after this many validations without a new best. [default: (off); x>=1]"),
         ("generate", "--max-tokens INTEGER Characters to write. [default: 500; x>=1]"),
         ("generate", "--top-k INTEGER Draw from the k likeliest only. [default: (all); x>=1]"),
         ("generate", "--seed INTEGER The same seed writes the same text. [default: (random); x>=0]"),

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_tinylm.cli.terminal import facts, note, preset_table, rows_as_they_come, stream_text, table, visible
+from mlx_tinylm.cli.terminal import note, one_line, preset_table, rows_as_they_come, stream_text, table, visible
+
+KEPT = "\n\t\u200c\u200d"
 
 
 def test_table() -> None:
@@ -19,16 +21,16 @@ def test_table() -> None:
     assert table([]) == ""
 
 
-def test_facts() -> None:
-    """Whole numbers are easy to read, and a model's tensors stand below in columns."""
-    tensors = {"wte.weight": {"shape": [65, 256], "type": "float32", "parameters": 16640}}
-    assert facts({"parameters": 1234567, "device": "cpu", "tensors": tensors}).splitlines() == [
-        "parameters  1,234,567",
-        "device      cpu",
-        "",
-        "wte.weight  float32  [65, 256]         16,640",
+def test_a_table_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value that is too long goes on below itself; in a pipe each row is one line, and so is what is not too long."""
+    rows = [("hint", "install the extra, which is faster"), ("path", "x" * 30), ("short", "a - b")]
+    monkeypatch.setenv("COLUMNS", "25")
+    assert table(rows).splitlines() == [
+        *("hint   install the extra,", "       which is faster"),
+        *(f"path   {'x' * 18}", f"       {'x' * 12}", "short  a - b"),
     ]
-    assert facts({"device": "cpu"}) == "device  cpu"
+    monkeypatch.delenv("COLUMNS")
+    assert len(table(rows).splitlines()) == 3
 
 
 def test_rows_that_take_a_while(capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,13 +41,24 @@ def test_rows_that_take_a_while(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_preset_table() -> None:
-    """The presets stand side by side, each with its own values."""
-    lines = preset_table().splitlines()
-    assert lines[0] == "\b"
-    rows = {line.split()[0]: line.split()[1:] for line in lines[1:]}
-    assert rows["Presets"] == ["tiny", "best", "baby", "seed", "nano"]
+    """The presets stand side by side with all in which they differ, below each other where they do not fit."""
+    rows = {line.split()[0]: line.split()[1:] for line in preset_table(80).splitlines()}
+    assert rows["tiny"] == ["best", "baby", "seed", "nano"]
     assert rows["width"] == ["160", "160", "384", "256", "128"]
     assert rows["learning-rate"] == ["0.003", "0.003", "0.001", "0.0003", "0.003"]
+    assert rows["grad-clip"] == ["off", "off", "1.0", "off", "1.0"]
+    assert "grad-accumulation-steps" not in rows
+    blocks = preset_table(46).split("\n\n\b\n")
+    assert [block.split()[: block.split().index("family")] for block in blocks] == [
+        ["tiny", "best", "baby"],
+        ["seed", "nano"],
+    ]
+    assert max(len(line) for block in blocks for line in block.splitlines()) <= 46
+
+
+def test_one_line() -> None:
+    """A cell of a table is one line, and nothing in it is obeyed."""
+    assert one_line(" a\n\tb\x1b[2J\u200d ") == "a b\\x1b[2J\u200d"
 
 
 @settings(max_examples=100, deadline=None)
@@ -53,7 +66,7 @@ def test_preset_table() -> None:
 def test_no_control_character_is_shown(text: str) -> None:
     """Nothing that a terminal obeys comes through, and what can simply be shown is not changed."""
     shown = visible(text)
-    assert not any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Cn") for c in shown if c not in "\n\t")
+    assert not any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Cn") for c in shown if c not in KEPT)
     assert visible(shown) == shown
     if all(unicodedata.category(c)[0] in "LMNPS" or unicodedata.category(c) == "Zs" for c in text):
         assert shown == text
@@ -62,6 +75,7 @@ def test_no_control_character_is_shown(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        ("می\u200cخواهم 👩\u200d👩\u200d👧", "می\u200cخواهم 👩\u200d👩\u200d👧"),
         ("\x07\x08\r\x7f\x9b\0\x1b[2J", r"\x07\x08\r\x7f\x9b\x00\x1b[2J"),
         ("\u202eevil\U000e0041", r"\u202eevil\U000e0041"),
         ("a\n\tb é 😀 e\u0301 שלום a\u00a0b\u3000c", "a\n\tb é 😀 e\u0301 שלום a\u00a0b\u3000c"),

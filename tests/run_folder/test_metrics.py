@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.run_folder.metrics import add_validation, append, best_validation, truncate
+from mlx_tinylm.run_folder.metrics import add_validation, append, best_validation, lowest, progress, truncate
 
 DAMAGED = [b"\xff", b"7", b"[]", b"{}", b'{"step": "1"}', b'{"step": 2, "lo', b"[" * 100_000, b""]
 
@@ -88,3 +88,12 @@ def test_steps_that_do_not_count(tmp_path: Path) -> None:
     """The best validation can be looked for from a step on."""
     write(tmp_path, b'{"step": 0, "val_loss": 1.0}', b'{"step": 1, "val_loss": 2.0}')
     assert (best_validation(tmp_path), best_validation(tmp_path, first=1)) == ((0, 1.0), (1, 2.0))
+
+
+def test_progress(tmp_path: Path) -> None:
+    """The last step and all validations are those of the lines that can be read; nothing is step 0."""
+    assert progress(tmp_path) == (0, [])
+    write(tmp_path, b'{"step": 1, "val_loss": 3.5}', *DAMAGED, b'{"step": 2}', b'{"step": 3, "val_loss": 2}')
+    assert progress(tmp_path) == (3, [(1, 3.5), (3, 2.0)])
+    assert lowest([(1, 3.5), (3, 2.0), (5, 2.0)]) == (3, 2.0)
+    assert lowest([]) is None

@@ -12,7 +12,7 @@ from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.model_folder.config import GPT2Config, Qwen3Config
 from mlx_tinylm.model_folder.config_json import model_config_from_json, model_config_to_json
 from mlx_tinylm.model_folder.layout import count_parameters, tensor_shapes
-from mlx_tinylm.run_folder.presets import PRESETS, preset
+from mlx_tinylm.run_folder.presets import PRESETS, preset, settings_that_differ
 from mlx_tinylm.run_folder.settings import TrainConfig
 
 
@@ -114,3 +114,11 @@ def test_heads_that_do_not_divide(settings: dict[str, Any], message: str) -> Non
     """Heads must divide the width, and into pairs for RoPE; the message has the numbers."""
     with pytest.raises(TinyLMError, match=message):
         TrainConfig(**settings).model_config(66, 65)
+
+
+def test_settings_that_differ() -> None:
+    """What every preset has in common is not among them, all else is."""
+    names = settings_that_differ()
+    assert {"layers", "steps", "grad_clip"} <= set(names)
+    assert not {"ema", "patience", "grad_accumulation_steps"} & set(names)
+    assert names == [name for name in PRESETS["tiny"].to_json() if name in names]
