@@ -198,10 +198,10 @@ class ModelFacts:
 def model_facts(path: Path) -> ModelFacts:
     """What the model folder `path` holds; raises TinyLMError where that is no whole model."""
     folder = open_folder(path)
-    tensors = folder.tensors()
-    shapes = tensor_shapes(folder.config)
+    folder.tensors()  # whole, and of these shapes
+    types, shapes = folder.types(), tensor_shapes(folder.config)
     facts = {
-        name: TensorFacts(shapes[name], str(tensors[name].dtype), math.prod(shapes[name]))
+        name: TensorFacts(shapes[name], types[name], math.prod(shapes[name]))
         for name in sorted(shapes, key=_place_in_the_model)
     }
     return ModelFacts(path, folder.config, find_run(path, folder.config), *_bytes(path), facts)

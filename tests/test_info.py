@@ -16,7 +16,8 @@ from mlx_tinylm.backend.devices import Compute, prepare
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.info import SystemFacts, model_facts, system_facts
 from mlx_tinylm.model_folder.config import GPT2Config, ModelConfig, Quantization, Qwen3Config
-from mlx_tinylm.model_folder.layout import count_parameters
+from mlx_tinylm.model_folder.layout import count_parameters, transposed
+from mlx_tinylm.model_folder.tensor_files import read_safetensors, write_tensors
 
 GPT2 = GPT2Config(vocab_size=13, context=8, width=32, layers=2, heads=2)
 QWEN3 = Qwen3Config(vocab_size=13, context=8, width=32, layers=2, heads=2, kv_heads=1, head_dim=6, hidden=20)
@@ -99,6 +100,17 @@ def test_a_quantised_model(tmp_path: Path) -> None:
     assert (facts.tensors["wte.weight"].shape, facts.tensors["wte.weight"].type) == ((13, 4), "uint32")
     assert dict(facts.rows())["parameters"] == count_parameters(GPT2)
     assert [kind.name for kind in facts.kinds()][:3] == ["wte.weight", "wte.scales", "wte.biases"]
+
+
+@pytest.mark.parametrize("prefix", ["", "transformer.", "model."])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_types_are_those_on_disk(dtype: str, prefix: str, tmp_path: Path) -> None:
+    """Numbers are widened when they are read, but shown as they are stored, whatever other tools call the tensors."""
+    random_folder(tmp_path, GPT2)
+    tensors = read_safetensors(tmp_path / "model.safetensors")
+    tensors = transposed(tensors) if prefix == "model." else tensors  # as mlx-lm stores them
+    write_tensors(tmp_path / "model.safetensors", {prefix + name: tensor for name, tensor in tensors.items()}, dtype)
+    assert {tensor.type for tensor in model_facts(tmp_path).tensors.values()} == {dtype}
 
 
 def test_no_model(tmp_path: Path) -> None:

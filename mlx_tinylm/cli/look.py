@@ -12,7 +12,7 @@ import click
 from mlx_tinylm.cli import terminal
 from mlx_tinylm.cli.columns import Column, columns, cut_left, terminal_width
 from mlx_tinylm.cli.options import ModelPath, json_option
-from mlx_tinylm.cli.pages import Fitted
+from mlx_tinylm.cli.pages import NARROW, Fitted
 from mlx_tinylm.cli.terminal import one_line
 
 if TYPE_CHECKING:
@@ -79,14 +79,17 @@ def model_tables(model: ModelFacts, each: bool) -> str:
         else [(kind.name, kind.count, kind) for kind in model.kinds()]
     )
     names, counts, facts = zip(*rows, strict=True)
+    width = terminal_width()
+    if width and width < NARROW:  # the names of Qwen3's tensors leave no room for a second column
+        names = tuple(name.removeprefix("model.").removeprefix("layers.") for name in names)
     found = [  # the last number says how much a column is wanted where room is short
-        Column("tensor", names, 9, least=20, cut=cut_left),
+        Column("tensor", names, 9, least=33, cut=cut_left),
         Column("count", [] if each else [str(count) for count in counts], 7, right=True),
-        Column("shape", [" x ".join(map(str, tensor.shape)) for tensor in facts], 8),
+        Column("shape", ["x".join(map(str, tensor.shape)) for tensor in facts], 8),
         Column("type", [tensor.type for tensor in facts], 2),
         Column("numbers", [f"{tensor.parameters:,}" for tensor in facts], 5, right=True),
     ]
-    return terminal.table(summary) + "\n\n" + "\n".join(columns(found, terminal_width()))
+    return terminal.table(summary) + "\n\n" + "\n".join(columns(found, width))
 
 
 @click.command(cls=Fitted)

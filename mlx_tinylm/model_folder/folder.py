@@ -29,7 +29,7 @@ from mlx_tinylm.model_folder.config_json import (
     suppressed_from_json,
 )
 from mlx_tinylm.model_folder.layout import Shape, tensor_shapes, transposed
-from mlx_tinylm.model_folder.tensor_files import Tensors, read_safetensors
+from mlx_tinylm.model_folder.tensor_files import Tensors, read_safetensors, stored_types
 from mlx_tinylm.model_folder.trained_on import TextRecord
 from mlx_tinylm.text.tokenizer import Tokenizer
 
@@ -54,6 +54,15 @@ class ModelFolder:
     def tensors(self) -> Tensors:
         """All tensors in the stored layout; raises TinyLMError listing those that do not fit the config."""
         return read_tensors(self.path, self.config)
+
+    def types(self) -> dict[str, str]:
+        """How the numbers of each tensor that `tensors` gave are stored, before they were widened."""
+        types: dict[str, str] = {}
+        for file in _tensor_files(self.path):
+            for name, type in stored_types(file).items():
+                gpt2 = isinstance(self.config, GPT2Config)
+                types[name.removeprefix(MLX_LM_PREFIX).removeprefix(TRANSFORMERS_PREFIX) if gpt2 else name] = type
+        return types
 
 
 def shipped_weights(package: Path = PACKAGE) -> Path:

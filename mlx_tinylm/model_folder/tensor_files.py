@@ -98,6 +98,14 @@ def read_safetensors(path: Path) -> Tensors:
     return {name: _array(f"{path}: {name}", entry) for name, entry in entries}
 
 
+def stored_types(path: Path) -> dict[str, str]:
+    """The type in which each tensor of a file is stored that `read_safetensors` has read, by name."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "U32": "uint32"}
+    return {name: names.get(entry["dtype"], entry["dtype"]) for name, entry in header.items() if name != "__metadata__"}
+
+
 def _array(where: str, entry: Mapping[str, Any]) -> npt.NDArray[Any]:
     types = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "U32": np.uint32, "U64": np.uint64}
     dtype = entry["dtype"]

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from mlx_tinylm.model_folder.folder import shipped_weights
+
 Invoke = Callable[..., Result]
 GPT2_LAYER = [
     *("h.*.ln_1.weight", "h.*.ln_1.bias", "h.*.attn.c_attn.weight", "h.*.attn.c_attn.bias"),
@@ -47,13 +49,13 @@ def test_info_of_a_model(invoke: Invoke) -> None:
     assert re.fullmatch(r"loss +\d\.\d{4} after step 4", said["validation"])
     assert (said["steps"], said["text"].split(", ")[1]) == ("4 of 4, done", "2,000 characters")
     assert re.fullmatch(r"on disk +0\.0 MB of weights, 0\.\d MB in all", said["size"])
-    assert said["h.*.attn.c_attn.weight"].split() == ["1", "16", "x", "48", "float32", "768"]
+    assert said["h.*.attn.c_attn.weight"].split() == ["1", "16x48", "float32", "768"]
 
 
 def test_every_tensor(invoke: Invoke, made: Path) -> None:
     """--tensors lists each one, --json always does, with what the system and the run are beside it."""
     table = invoke("info", "model", "--tensors").stdout
-    assert re.search(r"^h\.0\.attn\.c_attn\.weight  16 x 48  float32      768$", table, re.M)
+    assert re.search(r"^h\.0\.attn\.c_attn\.weight  16x48  float32      768$", table, re.M)
     assert "h.*" not in table
     known = json.loads(invoke("info", "model", "--json").stdout)
     assert all(re.fullmatch(r"[a-z0-9_-]+", name) for name in known)
@@ -69,6 +71,17 @@ def test_info_fits(arguments: list[str], columns: int, invoke: Invoke, monkeypat
     """No line is wider than the terminal."""
     monkeypatch.setenv("COLUMNS", str(columns))
     assert max(map(len, invoke(*arguments).stdout.splitlines())) <= columns
+
+
+@pytest.mark.parametrize("more", [[], ["--tensors"]])
+def test_no_name_of_a_tensor_is_cut(more: list[str], invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 50 columns the long names of Qwen3's tensors are shortened so that each can be told from the others."""
+    monkeypatch.setenv("COLUMNS", "50")
+    lines = invoke("info", shipped_weights(), *more).stdout.split("\n\n")[1].splitlines()
+    assert max(map(len, lines)) <= 50
+    names = [line.split()[0] for line in lines]
+    assert len({*names}) == len(names)
+    assert ("*" if not more else "7") + ".post_attention_layernorm.weight" in names
 
 
 def test_info_of_a_model_without_a_run(invoke: Invoke, made: Path, tmp_path: Path) -> None:
