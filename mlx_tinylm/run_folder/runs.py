@@ -12,9 +12,10 @@ from mlx_tinylm.files import is_locked
 from mlx_tinylm.model_folder.config import ModelConfig
 from mlx_tinylm.model_folder.folder import read_config
 from mlx_tinylm.model_folder.layout import count_parameters
+from mlx_tinylm.model_folder.trained_on import TextRecord
 from mlx_tinylm.run_folder.folder import METRICS, SETTINGS
 from mlx_tinylm.run_folder.metrics import lowest, progress
-from mlx_tinylm.run_folder.record import RunRecord, TextRecord
+from mlx_tinylm.run_folder.record import RunRecord
 
 UNDER_WAY, STOPPED, DONE = "under way", "stopped", "done"
 
