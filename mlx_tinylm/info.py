@@ -16,6 +16,7 @@ from mlx_tinylm.backend.devices import Compute, prepare_if_possible
 from mlx_tinylm.model_folder.config import MAX_LAYERS, ModelConfig
 from mlx_tinylm.model_folder.folder import open_folder
 from mlx_tinylm.model_folder.layout import count_parameters, tensor_shapes
+from mlx_tinylm.model_folder.trained_on import TextRecord, recorded_text
 from mlx_tinylm.run_folder.runs import DamagedRun, Run, find_run
 
 PACKAGES = ("mlx-tinylm", "mlx", "numpy", "tokenizers", "safetensors")
@@ -134,6 +135,7 @@ class ModelFacts:
     path: Path
     config: ModelConfig
     run: Run | DamagedRun | None  # None where the folder holds a model alone
+    text: TextRecord | None  # what it was trained on, as the run or else the model says
     weights_bytes: int
     folder_bytes: int  # with what resuming needs
     tensors: Mapping[str, TensorFacts]
@@ -143,6 +145,7 @@ class ModelFacts:
         return {
             **self._shape(),
             "run": self.run.to_json() if self.run else None,
+            "text": asdict(self.text) if self.text else None,
             "weights_bytes": self.weights_bytes,
             "folder_bytes": self.folder_bytes,
             "tensors": {name: asdict(tensor) | {"shape": list(tensor.shape)} for name, tensor in self.tensors.items()},
@@ -168,18 +171,15 @@ class ModelFacts:
         return list(found.values())
 
     def _run_rows(self) -> list[tuple[str, Any]]:
+        text = [("text", f"{self.text.name}, {self.text.characters:,} characters")] if self.text else []
         if self.run is None:
-            return []
+            return text
         if not self.run.whole:
-            return [("run", f"damaged: {self.run.problem}")]
+            return [("run", f"damaged: {self.run.problem}"), *text]
         run, best = self.run, self.run.best
         loss = f"{best[1]:.4f} after step {best[0]:,}" if best else "not measured yet"
-        return [
-            ("validation loss", loss),
-            ("steps", f"{run.steps:,} of {run.asked:,}, {run.state}"),
-            ("text", f"{run.text.name}, {run.text.characters:,} characters"),
-            ("date", f"{run.date:%Y-%m-%d %H:%M}"),
-        ]
+        steps = f"{run.steps:,} of {run.asked:,}, {run.state}"
+        return [("validation loss", loss), ("steps", steps), *text, ("date", f"{run.date:%Y-%m-%d %H:%M}")]
 
     def _shape(self) -> dict[str, Any]:
         config = self.config
@@ -204,7 +204,9 @@ def model_facts(path: Path) -> ModelFacts:
         name: TensorFacts(shapes[name], types[name], math.prod(shapes[name]))
         for name in sorted(shapes, key=_place_in_the_model)
     }
-    return ModelFacts(path, folder.config, find_run(path, folder.config), *_bytes(path), facts)
+    run = find_run(path, folder.config)
+    text = run.text if run and run.whole else recorded_text(path)
+    return ModelFacts(path, folder.config, run, text, *_bytes(path), facts)
 
 
 def _bytes(folder: Path) -> tuple[int, int]:

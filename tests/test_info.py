@@ -18,6 +18,7 @@ from mlx_tinylm.info import SystemFacts, model_facts, system_facts
 from mlx_tinylm.model_folder.config import GPT2Config, ModelConfig, Quantization, Qwen3Config
 from mlx_tinylm.model_folder.layout import count_parameters, transposed
 from mlx_tinylm.model_folder.tensor_files import read_safetensors, write_tensors
+from mlx_tinylm.model_folder.trained_on import TextRecord
 
 GPT2 = GPT2Config(vocab_size=13, context=8, width=32, layers=2, heads=2)
 QWEN3 = Qwen3Config(vocab_size=13, context=8, width=32, layers=2, heads=2, kv_heads=1, head_dim=6, hidden=20)
@@ -57,10 +58,15 @@ def test_a_model(config: ModelConfig, tmp_path: Path) -> None:
     shape = {"model": str(tmp_path), "family": config.family, "layers": 2, "heads": 2, "width": 32, "context": 8}
     shape |= {"vocabulary": 13, "parameters": sum(tensor["parameters"] for tensor in found["tensors"].values())}
     size = (tmp_path / "model.safetensors").stat().st_size
-    shape |= {"run": None, "weights_bytes": size, "folder_bytes": sum(f.stat().st_size for f in tmp_path.iterdir())}
+    shape |= {
+        "run": None,
+        "text": None,
+        "weights_bytes": size,
+        "folder_bytes": sum(f.stat().st_size for f in tmp_path.iterdir()),
+    }
     assert found == {**shape, "tensors": found["tensors"]}
     rows = {"model": str(tmp_path), "size on disk": f"{size / 1e6:.1f} MB"} | shape
-    rows = {name: rows[name] for name in rows if name not in ("run", "weights_bytes", "folder_bytes")}
+    rows = {name: rows[name] for name in rows if name not in ("run", "text", "weights_bytes", "folder_bytes")}
     assert [row[0] for row in facts.rows()] == list(rows)
     assert dict(facts.rows()) == rows | {"size on disk": dict(facts.rows())["size on disk"]}
     embedding = "wte.weight" if config.family == "gpt2" else "model.embed_tokens.weight"
@@ -111,6 +117,15 @@ def test_types_are_those_on_disk(dtype: str, prefix: str, tmp_path: Path) -> Non
     tensors = transposed(tensors) if prefix == "model." else tensors  # as mlx-lm stores them
     write_tensors(tmp_path / "model.safetensors", {prefix + name: tensor for name, tensor in tensors.items()}, dtype)
     assert {tensor.type for tensor in model_facts(tmp_path).tensors.values()} == {dtype}
+
+
+def test_the_text_of_an_export(tmp_path: Path) -> None:
+    """A model without a run says what it was trained on, where its config.json does."""
+    config = random_folder(tmp_path, GPT2) / "config.json"
+    text = TextRecord("book.txt", "ab" * 32, 12345)
+    config.write_text(json.dumps(json.loads(config.read_text()) | text.to_json()))
+    assert model_facts(tmp_path).rows()[1] == ("text", "book.txt, 12,345 characters")
+    assert model_facts(tmp_path).to_json()["text"]["sha256"] == text.sha256
 
 
 def test_no_model(tmp_path: Path) -> None:

@@ -54,7 +54,12 @@ from mlx_tinylm.run_folder.presets import DEFAULT_PRESET, PRESETS, preset
     help="Where MLX computes.",
 )
 @click.option("--force", is_flag=True, help="Replace the run in --out.")
-@click.option("--minutes", type=Number(0, min_open=True), help="Train for about so long, instead of --steps.")
+@click.option(
+    "--minutes",
+    type=Number(0, min_open=True),
+    show_default="as --steps says",
+    help="Train for about so long, instead of --steps.",
+)
 @train_settings
 def train(
     data: tuple[str, ...],
