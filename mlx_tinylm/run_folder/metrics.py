@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,38 +11,14 @@ from typing import Any
 from mlx_tinylm.files import read, unwritable, write_atomically
 from mlx_tinylm.run_folder.folder import METRICS
 
-LONGEST_LINE = 4096  # bytes
-
 
 def append(folder: Path, metrics: dict[str, Any]) -> None:
     """Add the line of one step; raises TinyLMError where it cannot be written."""
     try:
         with open(folder / METRICS, "a", encoding="utf-8") as file:
-            file.write(_line(metrics))
+            file.write(json.dumps(metrics) + "\n")
     except OSError as error:
         raise unwritable(folder / METRICS, error) from None
-
-
-def add_validation(folder: Path, step: int, loss: float) -> None:
-    """Put a validation loss into the line of its step, which is the last one, or into a line of its own.
-
-    Raises TinyLMError where it cannot be written.
-    """
-    try:
-        with open(folder / METRICS, "r+b") as file:
-            start = max(0, file.seek(0, os.SEEK_END) - LONGEST_LINE)
-            file.seek(start)
-            before, newline, last = file.read().removesuffix(b"\n").rpartition(b"\n")
-            metrics = _parsed(last)
-            if metrics is not None and metrics["step"] == step:
-                file.seek(start + len(before) + len(newline))
-                file.write(_line(metrics | {"val_loss": loss}).encode())  # longer than what was there
-                return
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise unwritable(folder / METRICS, error) from None
-    append(folder, {"step": step, "val_loss": loss})
 
 
 def truncate(folder: Path, step: int) -> None:
@@ -85,10 +60,6 @@ def _lines(folder: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     for line in read(folder / METRICS).splitlines():
         if (metrics := _parsed(line)) is not None:
             yield line, metrics
-
-
-def _line(metrics: dict[str, Any]) -> str:
-    return json.dumps(metrics) + "\n"
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

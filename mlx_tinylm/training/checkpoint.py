@@ -53,9 +53,12 @@ def save(run: Path, state: TrainState, progress: dict[str, Any]) -> Path:
 
 def check_writable(run: Path) -> None:
     """Raise TinyLMError where no checkpoint can be written: better before hours of training than after."""
-    probe = run / CHECKPOINTS / ".probe"
-    write_atomically(probe, b"")
-    probe.unlink(missing_ok=True)
+    probe = run / CHECKPOINTS / ".probe.tmp"
+    try:
+        write_atomically(probe, b"")
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
 
 
 def update(checkpoint: Path, progress: dict[str, Any]) -> None:

@@ -97,8 +97,8 @@ class Run:
             due = due_at(config, state.step)
             if due.save:  # first: what follows may take long, and must not cost what was trained
                 yield self._save()
-            if due.evaluate and not self.stopping:
-                if not compared:  # once, and not before the first step, which should not have to wait
+            if due.evaluate:
+                if not compared and not self.stopping:  # once, and not so that the first step would have to wait
                     yield self._compare()
                     compared = True
                 yield from self._evaluate()
@@ -118,7 +118,9 @@ class Run:
         for stepped in run_steps(step, self.state, self.config, len(self.dataset.train), until, lambda: self.stopping):
             self.progress.seconds = before + time.perf_counter() - started
             self.progress.trained(stepped.loss)
-            self._record(self._metrics(stepped, next(rates)))
+            self.progress.line = self._metrics(stepped, next(rates))
+            if not due_at(self.config, stepped.step).evaluate:  # otherwise it waits for the validation
+                self._record(self.progress.line)
             yield stepped
 
     def _rates(self, until: int) -> Iterator[float]:
@@ -145,7 +147,10 @@ class Run:
         """Validate, and keep the weights that are best so far; nothing where the run is stopped meanwhile."""
         step, self.activity = self.state.step, "breaking off the validation"
         loss = validate(self.state, self.config, self.dataset.validation, self.compute, lambda: self.stopping)
+        line = self.progress.line or {"step": step}
         if loss is None:
+            if step:
+                self._record(line)
             return
         if not np.isfinite(loss):
             if step and self.saved.step == step:  # nothing to go on from
@@ -155,7 +160,7 @@ class Run:
         if best and step:  # at step 0 they are there already
             self._keep_weights()
         with self._going_on_later():
-            metrics.add_validation(self.folder, step, loss)
+            metrics.append(self.folder, line | {"val_loss": loss})
             if self.saved.step == step:
                 checkpoint.update(self.saved.path, dataclasses.asdict(self.progress))
         yield Evaluated(step, loss, best)

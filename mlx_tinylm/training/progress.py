@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from mlx_tinylm.run_folder.settings import TrainConfig
 
@@ -23,6 +24,7 @@ class Progress:
     without_best: int = 0  # validations since the best one
     before_last_loss: float | None = None  # of the validation before the latest
     validations: int = 0
+    line: dict[str, Any] | None = None  # of metrics.jsonl, for the latest step
 
     def out_of(self, patience: int | None) -> bool:
         return patience is not None and self.without_best >= patience

@@ -169,8 +169,8 @@ def resume(compute: Compute, folder: Path, changes: dict[str, Any], data: Sequen
     config = _changed(folder, record.settings, changes)
     corpus = same_text(folder, record, data)
     with lock(folder):
-        remove_leftovers(folder)
-        remove_leftovers(folder / CHECKPOINTS)
+        for place in (folder, folder / CHECKPOINTS, *checkpoint.saved(folder)):
+            remove_leftovers(place)
         checkpoint.check_writable(folder)
         tokenizer = Tokenizer.load(folder)
         dataset = encoded(corpus, tokenizer, config)
@@ -181,13 +181,10 @@ def resume(compute: Compute, folder: Path, changes: dict[str, Any], data: Sequen
         notes = [f"{problem}; going on from step {state.step}" for problem in damaged]
         notes += _jump(record.settings, config, state.step)
         notes += _restore_weights(folder, state, progress)
-        metrics.truncate(folder, state.step)
-        found = dataclasses.replace(
-            record, settings=config, data=kept_sources(folder, folder, corpus, data or record.data)
-        )
-        if found != record:  # the text may lie somewhere else now
+        sources = kept_sources(folder, folder, corpus, data) if data else record.data  # it may lie somewhere else now
+        if (found := dataclasses.replace(record, settings=config, data=sources)) != record:
             found.write(folder)
-        yield Run(
+        running = Run(
             folder,
             config,
             corpus,
@@ -200,6 +197,8 @@ def resume(compute: Compute, folder: Path, changes: dict[str, Any], data: Sequen
             fine_tuned=record.init_from is not None,
             notes=tuple(notes),
         )
+        metrics.truncate(folder, state.step - running.unvalidated)  # the line of such a step is written anew
+        yield running
 
 
 def _changed(folder: Path, config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:

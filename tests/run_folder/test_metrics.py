@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.run_folder.metrics import add_validation, append, best_validation, lowest, progress, truncate
+from mlx_tinylm.run_folder.metrics import append, best_validation, lowest, progress, truncate
 
 DAMAGED = [b"\xff", b"7", b"[]", b"{}", b'{"step": "1"}', b'{"step": 2, "lo', b"[" * 100_000, b""]
 
@@ -29,27 +29,9 @@ def test_what_cannot_be_written_or_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(TinyLMError, match=r"metrics\.jsonl: cannot be written \(Is a directory\)"):
         append(tmp_path, {"step": 1})
-    with pytest.raises(TinyLMError, match=r"metrics\.jsonl: cannot be written \(Is a directory\)"):
-        add_validation(tmp_path, 1, 1.0)
     for ask in (best_validation, lambda folder: truncate(folder, 1)):
         with pytest.raises(TinyLMError, match=r"metrics\.jsonl: cannot be read \(Is a directory\)"):
             ask(tmp_path)
-
-
-def test_a_validation_joins_the_line_of_its_step(tmp_path: Path) -> None:
-    """The last line gets the loss if it is that of the step; else the loss has a line of its own, the first one too."""
-    add_validation(tmp_path, 0, 4.5)
-    for step in range(1, 200):
-        append(tmp_path, {"step": step, "loss": 0.1})
-    before = (tmp_path / "metrics.jsonl").read_text()
-    add_validation(tmp_path, 199, 2.5)
-    assert (tmp_path / "metrics.jsonl").read_text() == before.removesuffix("}\n") + ', "val_loss": 2.5}\n'
-    add_validation(tmp_path, 300, 2.0)
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert (lines[0], lines[-1]) == ('{"step": 0, "val_loss": 4.5}', '{"step": 300, "val_loss": 2.0}')
-    write(tmp_path, b'{"step": 7}')
-    add_validation(tmp_path, 7, 1.0)
-    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 7, "val_loss": 1.0}\n'
 
 
 def test_truncated(tmp_path: Path) -> None:
