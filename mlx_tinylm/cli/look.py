@@ -22,17 +22,24 @@ if TYPE_CHECKING:
 @click.command(cls=Fitted)
 @click.argument("name", required=False)
 def data(name: str | None) -> None:
-    """List the corpora that have a name, or fetch one and say where it lies.
+    """List the corpora that have a name and what is kept of texts, or fetch a corpus and say where it lies.
 
     \b
     mlx-tinylm data
     mlx-tinylm data tinyshakespeare
     """
+    from mlx_tinylm.text import ids_cache
     from mlx_tinylm.text.corpus import open_named
     from mlx_tinylm.text.named_corpora import NAMED
 
     if name is None:
         click.echo(terminal.table((key, known.about) for key, known in NAMED.items()))
+        kept = ids_cache.kept()
+        size, limit = kept.bytes / ids_cache.GB, kept.limit / ids_cache.GB
+        click.echo(
+            f"\n{kept.folder} keeps {kept.texts} texts as ids: {size:.2f} GB; above {limit:g} GB "
+            f"({ids_cache.LIMIT}) the longest unused go"
+        )
         return
     found = open_named(name)
     rows = [

@@ -170,7 +170,7 @@ def conclusion(run: Run) -> str:
     folder, step, steps = shlex.quote(str(run.folder)), run.state.step, run.config.steps
     lines = [f"Stopped at step {step:,} of {steps:,}."] if step < steps else []
     lines += [outcome(run), advice(run)]
-    prompt = run.tokenizer.example
+    prompt = run.corpus.first_words() or run.tokenizer.example
     example = f" --prompt {shlex.quote(prompt)}" if prompt.isprintable() else ""  # a newline is the default
     lines.append(f"Write with it:  mlx-tinylm generate --weights {folder}{example}")
     more = f"Go on:          mlx-tinylm train --resume {folder}"

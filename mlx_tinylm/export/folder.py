@@ -18,6 +18,7 @@ from mlx_tinylm.model_folder.config import GPT2Config, ModelConfig
 from mlx_tinylm.model_folder.folder import MLX_LM_PREFIX, WEIGHTS, open_folder, write_folder
 from mlx_tinylm.model_folder.quantization import dequantised
 from mlx_tinylm.model_folder.tensor_files import FLOATS, Tensors, write_tensors
+from mlx_tinylm.run_folder.training_text import text_at_hand
 
 BITS = (8, 4)
 
@@ -73,7 +74,8 @@ def export(
         config = dataclasses.replace(config, quantization=None)
     if quantize:
         config, tensors = _quantised(config, tensors, quantize)
-    training = Training.recorded(weights)
+    training, corpus = Training.recorded(weights), text_at_hand(weights)
+    example = corpus.first_words() if corpus else ""
     with filled_folder(out, OWN_FILES) as folder:
         write_folder(folder, config, source.tokenizer, dtype, training.text if training else None)
         write_tensors(folder / WEIGHTS, tensors, dtype)
@@ -84,7 +86,7 @@ def export(
         if gguf:
             write_gguf(folder / GGUF, config, source.tokenizer, tensors, dtype)
             flush(folder / GGUF)
-        card = model_card(source, config, training, out.resolve().name, dtype, gguf)
+        card = model_card(source, config, training, out.resolve().name, dtype, gguf, example)
         write_atomically(folder / CARD, sealed_card(card))
         difference, spread = logits_apart(source, stored, folder)
         allowed = TOLERANCE[quantize or dtype] * spread
@@ -93,7 +95,7 @@ def export(
                 f"{out}: not written: read back, its logits differ from those of {weights} by up to {difference:.2g}, "
                 f"where {allowed:.2g} is the most to expect; choose another --dtype or leave out --quantize"
             )
-        measured = losses(source, stored, folder)
+        measured = losses(source, stored, folder, corpus) if corpus else None
         size = sum(file.stat().st_size for file in folder.iterdir())
     return Exported(out, size, difference, spread, measured)
 

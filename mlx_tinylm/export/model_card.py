@@ -62,9 +62,18 @@ def is_sealed(path: Path) -> bool:
 
 
 def model_card(
-    source: ModelFolder, config: ModelConfig, training: Training | None, name: str, dtype: str, gguf: bool = False
+    source: ModelFolder,
+    config: ModelConfig,
+    training: Training | None,
+    name: str,
+    dtype: str,
+    gguf: bool = False,
+    example: str = "",
 ) -> str:
-    """The card of the model in the folder `name`, made from `source` with the shape `config` and the type `dtype`."""
+    """The card of the model in the folder `name`, made from `source` with the shape `config` and the type `dtype`.
+
+    `example` is the prompt in its commands, if the text that the model was trained on has one.
+    """
     characters = source.tokenizer.alphabet is not None
     return "\n".join(
         [
@@ -76,7 +85,7 @@ def model_card(
             "",
             *_description(source, config, dtype, training),
             "",
-            *_loading(config, name, source.tokenizer.example, gguf),
+            *_loading(config, name, example or source.tokenizer.example, gguf),
         ]
     )
 

@@ -20,7 +20,7 @@ from mlx_tinylm.evaluation import evaluate
 from mlx_tinylm.model_folder.config import ModelConfig
 from mlx_tinylm.model_folder.folder import ModelFolder, open_folder
 from mlx_tinylm.model_folder.tensor_files import Tensors
-from mlx_tinylm.run_folder.training_text import text_at_hand
+from mlx_tinylm.text.corpus import Corpus
 from mlx_tinylm.text.ids import Dataset, encode
 
 LONGEST_CHECK = 256  # ids, for logits
@@ -54,14 +54,11 @@ def logits_apart(source: ModelFolder, stored: Tensors, folder: Path) -> tuple[fl
     return difference if math.isfinite(difference) else math.inf, float(wanted.std())
 
 
-def losses(source: ModelFolder, stored: Tensors, folder: Path) -> Losses | None:
+def losses(source: ModelFolder, stored: Tensors, folder: Path, corpus: Corpus) -> Losses | None:
     """The losses of a model and its export on the start of the held-out tenth of the text it was trained on.
 
-    None where that text is not here, or cannot be read by this model.
+    None where this model cannot read that text.
     """
-    corpus = text_at_hand(source.path)
-    if corpus is None:
-        return None
     exported = open_folder(folder)
     try:
         held_out = Dataset(encode(corpus, source.tokenizer)).validation

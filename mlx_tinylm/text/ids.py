@@ -15,6 +15,7 @@ import numpy.typing as npt
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.files import CACHE, cache_dir, make_folder, remove_leftovers, write_atomically
 from mlx_tinylm.integrity import CHECKSUM, digest, ends_in_checksum, with_checksum
+from mlx_tinylm.text import ids_cache
 from mlx_tinylm.text.corpus import PIECE, Corpus
 from mlx_tinylm.text.tokenizer import Tokenizer, quoted
 
@@ -76,6 +77,7 @@ def encode(corpus: Corpus, tokenizer: Tokenizer) -> Ids:
             write_atomically(path, with_checksum(ids.astype(dtype).tobytes() for ids in _arrays(corpus, tokenizer)))
         except TinyLMError as error:
             raise TinyLMError(f"{error}. Or name another folder: {CACHE}") from None
+    ids_cache.used(path)
     count = (path.stat().st_size - CHECKSUM) // dtype.itemsize
     return np.memmap(path, dtype, mode="r", shape=(count,)) if count else np.zeros(0, dtype)
 

@@ -95,3 +95,14 @@ def test_info_of_a_model_without_a_run(invoke: Invoke, made: Path, tmp_path: Pat
     assert shown.exit_code == 0
     assert re.search(r"^run +damaged: train\.json: not valid JSON", shown.stdout, re.M)
     assert json.loads(invoke("info", tmp_path, "--json").stdout)["run"]["state"] == "damaged"
+
+
+def test_data_says_what_is_kept(invoke: Invoke, own_cache: Path) -> None:
+    """The list of corpora ends with the size of the cache, its limit, and the variable that moves it."""
+    (own_cache / "ids").mkdir(parents=True)
+    (own_cache / "ids" / "a").write_bytes(bytes(10**7))
+    lines = invoke("data").stdout.splitlines()
+    assert lines[0].startswith("tinyshakespeare  ")
+    assert lines[-1] == (
+        f"{own_cache / 'ids'} keeps 1 texts as ids: 0.01 GB; above 2 GB (MLX_TINYLM_CACHE_GB) the longest unused go"
+    )

@@ -46,7 +46,7 @@ SAID = [
 BEGINNING = "step 0: validation loss 4.2600"
 
 
-def run_of(step: int = 10, alphabet: str = "ROME:abc", events: Any = (), **progress: Any) -> Any:
+def run_of(step: int = 10, alphabet: str = "ROME:abc", events: Any = (), words: str = "", **progress: Any) -> Any:
     """As much of a run as its view needs; its events are given, and each step takes a quarter of a second."""
     losses = {"last_loss": 1.5, "best_loss": 1.5, "best_step": 10, "last_step": step, "train_loss": 1.4}
     losses |= {"before_last_loss": 1.7, "validations": 5}
@@ -56,7 +56,7 @@ def run_of(step: int = 10, alphabet: str = "ROME:abc", events: Any = (), **progr
         config=CONFIG,
         folder=Path("my runs/a"),
         notes=("something to know",),
-        corpus=SimpleNamespace(name="book.txt", characters=12_345, alphabet=alphabet),
+        corpus=SimpleNamespace(name="book.txt", characters=12_345, alphabet=alphabet, first_words=lambda: words),
         tokenizer=Tokenizer.from_alphabet(alphabet),
         state=SimpleNamespace(step=step, model=model),
         compute=SimpleNamespace(device="cpu", blas=SimpleNamespace(source="OpenBLAS 1.2", hint=None)),
@@ -179,6 +179,7 @@ def test_conclusion() -> None:
     worse = conclusion(run_of(last_loss=1.6, best_step=5))
     assert worse.startswith("After 10 steps the validation loss is 1.6000; it was best, 1.5000, after step 5, and th")
     assert "mlx-tinylm generate --weights 'my runs/a' --prompt ROMEO:" in text
+    assert "--weights 'my runs/a' --prompt 'Call me'\n" in conclusion(run_of(words="Call me")) + "\n"
     assert "--resume" not in text
     between = conclusion(run_of(step=9, last_step=5, best_step=5))
     assert between.startswith("Stopped at step 9 of 10.\nAfter 5 steps the validation loss is 1.5000")

@@ -174,3 +174,12 @@ def test_a_text_too_long_for_its_offsets_is_refused() -> None:
     check_length("a text", longest, 4)
     with pytest.raises(TinyLMError, match=r"a text: 2,147,483,648 characters; more than 2,147,483,647 cannot be"):
         check_length("a text", Dataset(np.broadcast_to(np.uint16(0), 2**31)), 4)
+
+
+def test_the_cache_is_held_to_its_limit(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text that is encoded makes the longest unused one go, and stays itself."""
+    encoded(corpus_of(tmp_path, "abcd"))
+    monkeypatch.setenv("MLX_TINYLM_CACHE_GB", "0.00000002")
+    assert encoded(corpus_of(tmp_path, "dcba", "other.txt")) == [3, 2, 1, 0]
+    assert len(list((own_cache / "ids").iterdir())) == 1
+    assert encoded(corpus_of(tmp_path, "abcd")) == [0, 1, 2, 3]
