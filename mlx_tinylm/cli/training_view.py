@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from mlx_tinylm.cli.signals import Signals
-from mlx_tinylm.cli.terminal import note, visible
+from mlx_tinylm.cli.terminal import note, table, visible
 from mlx_tinylm.model_folder.layout import count_parameters
 from mlx_tinylm.run_folder.events import Compared, Evaluated, Event, Sampled, Stepped
 
@@ -150,19 +150,19 @@ def introduction(run: Run, origin: str) -> str:
     config, compute = run.config, run.compute
     parameters = count_parameters(run.state.model.config)
     device = "GPU" if compute.device == "gpu" else f"CPU, {compute.blas.source}"
-    lines = [
-        f"model folder   {run.folder}",
-        f"text           {run.corpus.name}: {run.corpus.characters:,} characters, {len(run.corpus.alphabet)} different",
-        f"model          {config.family}, {config.layers} layers x {config.width}, {parameters:,} parameters",
-        f"training       {config.steps:,} steps of {config.batch_size * config.grad_accumulation_steps} x "
-        f"{config.context} characters, {config.optimizer}, on {device}",
-        f"settings       {origin}",
+    windows = f"{config.batch_size * config.grad_accumulation_steps} x {config.context} characters"
+    characters, kinds = run.corpus.characters, len(run.corpus.alphabet)
+    rows = [
+        ("model folder", run.folder),
+        ("text", f"{run.corpus.name}: {characters:,} characters, {kinds} different"),
+        ("model", f"{config.family}, {config.layers} layers x {config.width}, {parameters:,} parameters"),
+        ("training", f"{config.steps:,} steps of {windows}, {config.optimizer}, on {device}"),
+        ("settings", origin),
     ]
     if run.state.step:
-        lines.append(f"going on from  step {run.state.step:,}")
-    if compute.device == "cpu" and compute.blas.hint:
-        lines.append(compute.blas.hint)
-    return "\n".join(lines)
+        rows.append(("going on from", f"step {run.state.step:,}"))
+    hint = [compute.blas.hint] if compute.device == "cpu" and compute.blas.hint else []
+    return "\n".join([table(rows), *hint])
 
 
 def conclusion(run: Run) -> str:

@@ -127,25 +127,29 @@ def test_a_resumed_run_counts_its_own_steps() -> None:
 def test_introduction() -> None:
     """Before it begins a run says where it goes, on what text, with what model, for how long, and what computes."""
     run = run_of(0)
-    lines = [
-        "model folder   my runs/a",
-        "text           book.txt: 12,345 characters, 8 different",
+    rows = {
+        "model folder": "my runs/a",
+        "text": "book.txt: 12,345 characters, 8 different",
         # 9 x 8 + 4 x 8 embedded, 872 in the block, 16 in the last norm
-        "model          gpt2, 1 layers x 8, 992 parameters",
-        "training       10 steps of 10 x 4 characters, muon, on CPU, OpenBLAS 1.2",
-        "settings       preset tiny; --steps 10",
-    ]
-    assert introduction(run, lines[-1][15:]).splitlines() == lines
+        "model": "gpt2, 1 layers x 8, 992 parameters",
+        "training": "10 steps of 10 x 4 characters, muon, on CPU, OpenBLAS 1.2",
+        "settings": "preset tiny; --steps 10",
+    }
+
+    def said() -> list[list[str]]:
+        return [re.split(r"  +", line) for line in introduction(run, rows["settings"]).splitlines()]
+
+    lines = [list(row) for row in rows.items()]
+    assert said() == lines
     run.compute.blas.hint = "a faster one can be had"
     run.state.step = 3
-    assert introduction(run, lines[-1][15:]).splitlines() == [
-        *lines,
-        "going on from  step 3",
-        "a faster one can be had",
-    ]
+    assert said() == [*lines, ["going on from", "step 3"], ["a faster one can be had"]]
     run.compute.device = "gpu"
-    on_gpu = introduction(run, lines[-1][15:]).splitlines()
-    assert on_gpu[3:] == [lines[3].replace("CPU, OpenBLAS 1.2", "GPU"), lines[4], "going on from  step 3"]
+    assert said()[3:] == [
+        ["training", "10 steps of 10 x 4 characters, muon, on GPU"],
+        lines[4],
+        ["going on from", "step 3"],
+    ]
 
 
 # The end of a run
