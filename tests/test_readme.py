@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny_runs import environment
+from tiny_runs import environment, write_text
 
 from mlx_tinylm.model_folder.folder import open_folder
 
@@ -134,10 +134,20 @@ def test_the_two_commands_are_marked_for_ci() -> None:
     assert all("venv" in command and "pip install" in command for _, command in marked)
 
 
-def test_the_library_example_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Python example streams text from the weights that ship."""
+def test_the_library_examples_run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, own_cache: Path, tmp_path: Path
+) -> None:
+    """One Python example writes with the weights that ship; the other trains, here on a text of the test."""
     monkeypatch.chdir(ROOT)
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.S)
-    assert len(example.splitlines()) <= 6
-    exec(compile(example, "README.md", "exec"), {})
+    writing, training = re.findall(r"```python\n(.*?)```", README, re.S)
+    assert max(len(writing.splitlines()), len(training.splitlines())) <= 6
+    exec(compile(writing, "README.md", "exec"), {})
     assert len(capsys.readouterr().out) == 200
+    monkeypatch.chdir(tmp_path)
+    corpus = str(write_text(tmp_path / "text.txt"))
+    assert training.count('"tinyshakespeare"') == 1
+    found: dict[str, object] = {}
+    exec(compile(training.replace('"tinyshakespeare"', repr(corpus)), "README.md", "exec"), found)
+    printed = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("Stepped(") for line in printed) == 20
+    assert found["model"]
