@@ -70,13 +70,25 @@ def train(
     from pathlib import Path
 
     from mlx_tinylm.backend.devices import prepare
+    from mlx_tinylm.checks import check
     from mlx_tinylm.run_folder import presets
 
+    texts = [data] if isinstance(data, (str, Path)) else data
+    check(isinstance(texts, (list, tuple)), "data must be a text or a list of texts: names of corpora, or paths")
+    for name, value in [("out", out), ("init_from", init_from), *(("data", text or 0) for text in texts)]:
+        check(value is None or isinstance(value, (str, Path)), f"{name} must be a path, not {value!r:.80}")
     config = presets.preset(preset, **settings)
     compute = prepare(device, spread=True)  # before MLX is imported, as it is by what follows
     from mlx_tinylm.training import run
 
-    texts = [str(item) for item in ([data] if isinstance(data, (str, Path)) else data)]
-    folder, origin = Path(out) if out else None, Path(init_from) if init_from else None
-    with run.start(compute, folder, config, texts, origin, force, settings.keys(), minutes) as running:
+    with run.start(
+        compute,
+        Path(out) if out else None,
+        config,
+        [str(text) for text in texts],
+        init_from=Path(init_from) if init_from else None,
+        force=force,
+        given=settings.keys(),
+        minutes=minutes,
+    ) as running:
         yield from running.events()

@@ -1,11 +1,13 @@
-"""Files and folders written whole or not at all, read with errors that name them, and owned by one process."""
+"""Files and folders written whole or not at all and read with errors that name them."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import json
 import os
+import secrets
 import shutil
 import stat
 import sys
@@ -16,6 +18,7 @@ from typing import Any
 
 from mlx_tinylm.errors import TinyLMError
 
+DAY = 86_400.0  # seconds
 CACHE = "MLX_TINYLM_CACHE"  # the variable that moves the cache
 
 
@@ -68,16 +71,17 @@ def filled_folder(final: Path, replaces: Collection[str] = ()) -> Iterator[Path]
     """
     target = Path(os.path.realpath(final))  # a link stays a link
     exists = target.is_dir()
-    beside = target / f".new.{os.getpid()}.tmp" if exists else target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    unique = f"{os.getpid()}-{secrets.token_hex(4)}.tmp"  # processes in two containers may have the same number
+    beside = target / f".new.{unique}" if exists else target.with_name(f".{target.name}.{unique}")
     try:
-        remove(beside)  # of a process that had the same number
+        remove_leftovers(beside.parent, older_than=DAY, names=glob.escape(beside.name.removesuffix(unique)) + "*.tmp")
         beside.mkdir(parents=True)
         yield beside
         if exists:
             _exchange(beside, target, replaces)
         else:
             os.rename(beside, target)
-        flush(target.parent)
+            flush(target.parent)
     except OSError as error:
         raise unwritable(final, error) from None
     except TinyLMError as error:
@@ -90,22 +94,25 @@ def filled_folder(final: Path, replaces: Collection[str] = ()) -> Iterator[Path]
 
 def _exchange(new: Path, target: Path, replaces: Collection[str]) -> None:
     """Move what is in `new` into `target`, in the place of the entries named in `replaces`, or leave all as it was."""
-    old = target / f".old.{os.getpid()}.tmp"
-    remove(old)
+    # Not a name that `remove_leftovers` finds: where the process is killed in between, the old files are in here.
+    old = target / f".old.{new.name.removeprefix('.new.').removesuffix('.tmp')}"
     old.mkdir()
-    moved: list[tuple[Path, Path]] = []
+    begun: list[tuple[Path, Path]] = []
     ways = [(target / name, old / name) for name in sorted(replaces) if os.path.lexists(target / name)]
     ways += [(path, target / path.name) for path in sorted(new.iterdir())]
     try:
         for source, destination in ways:
             if os.path.lexists(destination):  # nobody said that it may be replaced
                 raise FileExistsError(errno.EEXIST, f"{destination.name} is there already")
+            begun.append((source, destination))
             os.rename(source, destination)
-            moved.append((source, destination))
     except BaseException:
-        for source, destination in reversed(moved):
-            os.rename(destination, source)
-        old.rmdir()
+        for source, destination in reversed(begun):
+            if not os.path.lexists(source):  # it has been moved; what cannot be moved back stays in `old`
+                with contextlib.suppress(OSError):
+                    os.rename(destination, source)
+        with contextlib.suppress(OSError):
+            old.rmdir()
         raise
     flush(target)
     remove(old)
@@ -137,12 +144,12 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def remove_leftovers(folder: Path, older_than: float | None = None) -> None:
+def remove_leftovers(folder: Path, older_than: float | None = None, names: str = ".*.tmp") -> None:
     """Remove what processes that were killed while writing left in `folder`; call it with the lock held.
 
     Where there is no lock, another process may be writing: then only what has not changed for `older_than` seconds.
     """
-    for path in folder.glob(".*.tmp"):
+    for path in folder.glob(names):
         with contextlib.suppress(OSError):
             if older_than is None or time.time() - path.stat().st_mtime > older_than:
                 remove(path)
@@ -206,38 +213,3 @@ def to_json(content: Any) -> str:
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     # What UTF-8 cannot hold, as half of a surrogate pair in a file's name, becomes JSON's own escape.
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-@contextlib.contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process alone; raises TinyLMError while another process holds it.
-
-    The operating system lets go of the lock when its holder dies, however it dies.
-    """
-    import fcntl
-
-    with contextlib.ExitStack() as held:
-        try:
-            file = held.enter_context(open(folder / ".lock", "a"))
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TinyLMError(
-                f"{folder}: another training run is writing here; wait for it or choose another --out"
-            ) from None
-        except OSError as error:
-            raise TinyLMError(f"{folder}: cannot be locked ({error.strerror}); choose another --out") from None
-        yield
-
-
-def is_locked(folder: Path) -> bool:
-    """Whether a process holds `folder`, as far as that can be told without a trace."""
-    try:
-        import fcntl
-
-        with open(folder / ".lock") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except (OSError, ImportError):  # no system that trains
-        return False
-    return False

@@ -45,7 +45,7 @@ from mlx_tinylm.files import cache_dir
 from mlx_tinylm.generation import generate, stream_generate
 from mlx_tinylm.integrity import read_sealed
 from mlx_tinylm.run_folder.events import Evaluated, Sampled, Saved, Stepped
-from mlx_tinylm.training import checkpoint, run
+from mlx_tinylm.training import checkpoint, resumption, run
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 SHORT = dataclasses.replace(PLAIN, steps=4, eval_every=2, dropout=0.2, ema=0.9)
@@ -220,7 +220,7 @@ def test_every_point_of_a_save(
 def test_a_full_disk_says_how_to_go_on(runs: Path, tmp_path: Path) -> None:
     """A save that the system refuses names the file, the reason, and what goes on later; a device is no metrics."""
     folder = copied(runs, tmp_path)
-    with run.resume(on_streams(), folder, {}) as running:
+    with resumption.resume(on_streams(), folder, {}) as running:
         (folder / "metrics.jsonl").unlink()
         (folder / "metrics.jsonl").symlink_to("/dev/full")
         with pytest.raises(TinyLMError) as caught:
@@ -370,7 +370,7 @@ def test_a_second_signal_leaves_at_once(runs: Path, tmp_path: Path, training: St
     process.send(second)
     assert process.end()[0] == -second
     works(folder)
-    with run.resume(on_streams(), folder, {}) as running:
+    with resumption.resume(on_streams(), folder, {}) as running:
         assert running.state.step == 0
 
 
@@ -453,7 +453,7 @@ def test_a_signal_before_the_first_step_leaves_nothing_or_a_run(
         assert code in (128 + number, -number)
         if folder.exists():
             works(folder)
-            with run.resume(on_streams(), folder, {}):
+            with resumption.resume(on_streams(), folder, {}):
                 pass
             assert unfinished(folder) == []
         if code != -number and folder.parent.exists():  # it was up, so it has tidied up
@@ -532,7 +532,7 @@ def test_two_at_once(runs: Path, tmp_path: Path, training: Start) -> None:
         assert f"Error: {folder}: another training run is writing here; wait for it" in errors
     first.send(signal.SIGKILL)
     first.end()
-    with run.resume(on_streams(), folder, {"steps": 200_000}):
+    with resumption.resume(on_streams(), folder, {"steps": 200_000}):
         pass
 
 
@@ -601,7 +601,7 @@ def test_each_flipped_bit_of_a_run_is_noticed(runs: Path, tmp_path: Path, name: 
     """A run goes on only with the very settings, shape and tokenizer that it began with, to the last bit."""
     folder = copied(runs, tmp_path)
     for flipped in flipped_bits(folder / name, 60):
-        with pytest.raises(TinyLMError, match=re.escape(name)), run.resume(on_streams(), folder, {}):
+        with pytest.raises(TinyLMError, match=re.escape(name)), resumption.resume(on_streams(), folder, {}):
             pytest.fail(f"{flipped} was not noticed")
 
 

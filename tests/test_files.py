@@ -18,8 +18,6 @@ from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.files import (
     cache_dir,
     filled_folder,
-    is_locked,
-    lock,
     make_folder,
     read,
     read_json,
@@ -28,6 +26,7 @@ from mlx_tinylm.files import (
     unwritable,
     write_atomically,
 )
+from mlx_tinylm.locks import is_locked, lock
 
 
 def full_disk(*args: Any, **more: Any) -> Any:
@@ -268,7 +267,7 @@ def test_each_error_has_its_own_advice(number: int, advice: str | None) -> None:
 
 def test_leftovers_are_removed(tmp_path: Path) -> None:
     """What a killed process left half-written goes, or only what is old enough of it; everything else stays."""
-    for name in (".final.1.tmp", ".old.2.tmp"):
+    for name in (".final.1.tmp", ".new.2.tmp"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text("half")
     (tmp_path / ".file.123.tmp").write_text("half")
@@ -277,7 +276,7 @@ def test_leftovers_are_removed(tmp_path: Path) -> None:
     for path in kept:
         path.write_text("keep")
     remove_leftovers(tmp_path, older_than=86_400)
-    assert sorted(path.name for path in tmp_path.glob(".*.tmp")) == [".final.1.tmp", ".old.2.tmp"]
+    assert sorted(path.name for path in tmp_path.glob(".*.tmp")) == [".final.1.tmp", ".new.2.tmp"]
     remove_leftovers(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted(kept)
 
@@ -335,7 +334,7 @@ def test_json_round_trip(tmp_path: Path) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from mlx_tinylm.files import lock
+from mlx_tinylm.locks import lock
 with lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -11,7 +11,7 @@ import pytest
 from tiny_runs import PLAIN, write_text
 
 import mlx_tinylm
-from mlx_tinylm.run_folder.events import Compared, Evaluated, Saved, Stepped
+from mlx_tinylm.run_folder.events import Baselines, Evaluated, Saved, Stepped
 
 
 def test_all_names_are_there() -> None:
@@ -37,16 +37,25 @@ def test_train(tmp_path: Path) -> None:
     settings = PLAIN.to_json() | {"steps": 4}
     events = list(mlx_tinylm.train(text, out=folder, **settings))
     assert [event.step for event in events if isinstance(event, Stepped)] == [1, 2, 3, 4]
-    assert {type(event) for event in events} == {Stepped, Evaluated, Saved, Compared}
+    assert {type(event) for event in events} == {Stepped, Evaluated, Saved, Baselines}
     assert "".join(mlx_tinylm.stream_generate(*mlx_tinylm.load(folder), "The", max_tokens=5))
     tuned = mlx_tinylm.train(
         [str(text)], "nano", out=tmp_path / "tuned", init_from=str(folder), steps=1, sample_every=None
     )
-    assert [type(event) for event in tuned] == [Evaluated, Stepped, Saved, Compared, Evaluated]
+    assert [type(event) for event in tuned] == [Evaluated, Stepped, Saved, Baselines, Evaluated]
     for message, more in [
         ("has something in it already", {}),
         ("no preset 'huge'", {"preset": "huge"}),
         ("steps must be a whole number", {"steps": 0}),
+        ("no setting stepz; there are family, layers", {"stepz": 5}),
+        ("minutes decide how many steps there are", {"minutes": 2}),
+        ("out must be a path, not 5", {"out": 5}),
+        ("no preset \\['nano'\\]", {"preset": ["nano"]}),
     ]:
         with pytest.raises(mlx_tinylm.TinyLMError, match=message):
-            next(mlx_tinylm.train([text], out=folder, **{**settings, **more}))
+            next(mlx_tinylm.train([text], **{"out": folder, **settings, **more}))
+    for data in (None, 5, [5], [None], {"book.txt"}):
+        with pytest.raises(mlx_tinylm.TinyLMError, match=r"^data must be a (text or a list|path)"):
+            next(mlx_tinylm.train(data, out=folder))
+    with pytest.raises(mlx_tinylm.TinyLMError, match="minutes must be a number above 0"):
+        next(mlx_tinylm.train(text, out=tmp_path / "timed", minutes="2"))

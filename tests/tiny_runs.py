@@ -18,7 +18,7 @@ from mlx_tinylm.model_folder.tensor_files import Tensors, read_safetensors
 from mlx_tinylm.run_folder.events import Event, Stepped
 from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.text.ids import Ids
-from mlx_tinylm.training import checkpoint, run
+from mlx_tinylm.training import checkpoint, resumption, run
 from mlx_tinylm.training.loop import run_steps
 from mlx_tinylm.training.run import Run
 from mlx_tinylm.training.state import TrainState, kept_tensors, new_state
@@ -110,7 +110,7 @@ def train(folder: Path, config: TrainConfig, text: Path, **more: Any) -> list[Ev
 
 def resume(folder: Path, **changes: Any) -> Run:
     """Go on to the end."""
-    with run.resume(on_streams(), folder, changes) as running:
+    with resumption.resume(on_streams(), folder, changes) as running:
         list(running.events())
     return running
 

@@ -16,7 +16,17 @@ from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
-_limiting = threading.Lock()  # held by the one call that has changed the setting, and will put it back
+
+class _Shared:
+    """The one limit of the process: the first call that needs it sets it, the last one that does puts it back."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users = 0
+        self.limit: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+
+
+_shared = _Shared()
 
 
 def spread_over_cores(function: Callable[..., Result], *columns: Any, workers: int, threads: int) -> list[Result]:
@@ -33,16 +43,20 @@ def spread_over_cores(function: Callable[..., Result], *columns: Any, workers: i
 def at_most_threads(count: int) -> Iterator[None]:
     """A product uses no more than `count` threads, of which afterwards there are as many as before.
 
-    The setting is one for the whole process: where another thread has changed it just now, it stays as it is.
+    The setting is one for the whole process: while another thread has a limit, that one holds for both.
     """
-    if not _limiting.acquire(blocking=False):
-        yield
-        return
+    with _shared.lock:
+        if _shared.users == 0:
+            _shared.limit = _limit(count)
+            _shared.limit.__enter__()
+        _shared.users += 1
     try:
-        with _limit(count):
-            yield
+        yield
     finally:
-        _limiting.release()
+        with _shared.lock:
+            _shared.users -= 1
+            if _shared.users == 0:
+                _shared.limit.__exit__(None, None, None)
 
 
 def _limit(count: int) -> contextlib.AbstractContextManager[Any]:

@@ -10,6 +10,7 @@ import click
 from mlx_tinylm.backend import DEVICES
 from mlx_tinylm.cli.options import ModelPath, Number, flag, train_settings, usage
 from mlx_tinylm.cli.pages import TrainPage, text_or_run
+from mlx_tinylm.cli.terminal import note
 from mlx_tinylm.run_folder.presets import DEFAULT_PRESET, PRESETS, preset
 
 
@@ -96,12 +97,15 @@ def train(
 
     compute = prepare(device, spread=True)  # before MLX is imported, as it is by what follows
     from mlx_tinylm.cli.training_view import show_training
-    from mlx_tinylm.training import run
+    from mlx_tinylm.training import resumption, run
 
     if resume:
-        opened = run.resume(compute, resume, changes, data)
+        opened = resumption.resume(compute, resume, changes, data)
     else:
-        opened = run.start(compute, out, config, data, init_from, force, changes.keys(), minutes)
+        if minutes:
+            note(f"timing a few steps, to see how many take {minutes:g} minutes")
+        given = changes.keys()
+        opened = run.start(compute, out, config, data, init_from=init_from, force=force, given=given, minutes=minutes)
     show_training(opened, origin(preset_name, init_from, resume, minutes, changes))
 
 

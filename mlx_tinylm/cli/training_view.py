@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import shlex
 import shutil
 import sys
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from mlx_tinylm.cli.signals import Signals
 from mlx_tinylm.cli.terminal import note, table, visible
 from mlx_tinylm.model_folder.layout import count_parameters
-from mlx_tinylm.run_folder.events import Compared, Evaluated, Event, Sampled, Stepped
+from mlx_tinylm.run_folder.events import Baselines, Evaluated, Event, Sampled, Stepped
 
 if TYPE_CHECKING:
     from mlx_tinylm.training.live_run import Run
@@ -70,29 +71,29 @@ class Bar:
         self.first_step, self.first_seconds = run.state.step, run.progress.seconds
         self.last_line = time.perf_counter()
         self.loss: float | None = None
-        self.compared: Compared | None = None
+        self.baselines: Baselines | None = None
 
     def show(self, event: Event) -> None:
         match event:
             case Stepped():
                 self.advance(event)
             case Evaluated():
-                best = " (best so far)" if event.best and event.step else ""
+                best = " (best so far)" if event.best else ""
                 self.line(f"step {event.step}: validation loss {event.loss:.4f}{best}{self.meaning(event.loss)}")
                 self.status()
-            case Compared():
-                self.compared = event
-                self.line(yardsticks(event))
+            case Baselines():
+                self.baselines = event
+                self.line(baselines_line(event))
             case Sampled():
                 self.line("\n".join(f"  | {line}" for line in visible(event.text).strip().splitlines()))
 
     def meaning(self, loss: float) -> str:
         """What a validation loss is better than."""
-        if self.compared is None:
+        if self.baselines is None:
             return ""
-        if loss >= self.compared.guessing:
+        if loss >= self.baselines.guessing:
             return ", no better than guessing"
-        beaten = [n for n, other in enumerate(self.compared.ngrams, start=1) if loss < other]
+        beaten = [n for n, other in enumerate(self.baselines.ngrams, start=1) if loss < other]
         return f", better than {f'a {beaten[-1]}-gram counter' if beaten else 'guessing'}"
 
     def advance(self, event: Stepped) -> None:
@@ -110,9 +111,16 @@ class Bar:
     def status(self, refresh: bool = True) -> None:
         """Put the latest figures behind the bar, as many as leave room for it."""
         figures = self.figures()
-        while len(figures) > 1 and len(" ".join(figures)) > shutil.get_terminal_size().columns - ROOM_FOR_BAR:
+        while len(figures) > 1 and len(" ".join(figures)) > self.columns() - ROOM_FOR_BAR:
             figures.pop()
         self.bar.set_description_str(" ".join(figures), refresh=refresh)
+
+    def columns(self) -> int:
+        """The width of the terminal that the bar is drawn on, which need not be that of stdout."""
+        try:
+            return os.get_terminal_size(sys.stderr.fileno()).columns
+        except (OSError, ValueError):  # no file, or no terminal
+            return shutil.get_terminal_size().columns
 
     def figures(self) -> list[str]:
         """What to know of the run right now, the most important first."""
@@ -139,10 +147,11 @@ class Bar:
         self.bar.close()
 
 
-def yardsticks(compared: Compared) -> str:
+def baselines_line(baselines: Baselines) -> str:
     """What the validation losses may be compared with, in a line."""
-    counted = ", ".join(f"{n}-gram {compared.ngrams[n - 1]:.3f}" for n in (1, 3, 5))
-    return f"to compare: guessing {compared.guessing:.3f}; counters of this text: {counted}"
+    losses = ", ".join(f"{loss:.3f}" for loss in baselines.ngrams)
+    counters = f"1- to {len(baselines.ngrams)}-gram counters of {baselines.characters:,} characters"
+    return f"baselines: guessing {baselines.guessing:.3f}; {counters} {losses}"
 
 
 def introduction(run: Run, origin: str) -> str:

@@ -39,8 +39,7 @@ class Training:
         """What a model folder says; None where that is nothing, or damaged."""
         try:
             text, record = trained_on(folder), RunRecord.find(folder)
-            # Of a run from random weights, those before its first step are never what it kept.
-            best = best_validation(folder, first=0 if record and record.init_from else 1)
+            best = best_validation(folder, record.first_validation if record else 0)
         except TinyLMError:
             return None
         return cls(text, best) if text else None

@@ -19,7 +19,7 @@ class Stepped:
 class Evaluated:
     """The whole validation split was read after `step`, 0 being before the first; `loss` is its mean in nats.
 
-    `best` says whether that is the lowest so far.
+    `best` says whether that is the lowest so far; random weights, at step 0, are never called the best.
     """
 
     step: int
@@ -28,7 +28,7 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
-class Compared:
+class Baselines:
     """What the validation losses may be compared with, told after `step`: losses on the same text, in nats."""
 
     step: int
@@ -53,4 +53,4 @@ class Saved:
     path: Path
 
 
-Event = Stepped | Evaluated | Compared | Sampled | Saved
+Event = Stepped | Evaluated | Baselines | Sampled | Saved

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from mlx_tinylm.checks import brief, settings_of
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.run_folder.settings import TrainConfig
 
@@ -78,7 +79,9 @@ def settings_that_differ() -> list[str]:
 
 
 def preset(name: str, **changes: Any) -> TrainConfig:
-    """The preset of that name with `changes` applied; raises TinyLMError for an unknown name."""
-    if name not in PRESETS:
-        raise TinyLMError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
+    """The preset of that name with `changes` applied; raises TinyLMError for an unknown name, of it or of a setting."""
+    if not isinstance(name, str) or name not in PRESETS:
+        raise TinyLMError(f"no preset {brief(name)}; there are {', '.join(PRESETS)}")
+    if unknown := sorted(changes.keys() - settings_of(TrainConfig).keys()):
+        raise TinyLMError(f"no setting {', '.join(unknown)}; there are {', '.join(settings_of(TrainConfig))}")
     return dataclasses.replace(PRESETS[name], **changes)

@@ -74,6 +74,11 @@ class RunRecord:
                 raise TinyLMError(f"{folder / name}: is not what this run began with; put it back from a copy")
         return record
 
+    @property
+    def first_validation(self) -> int:
+        """The first step whose validation counts: from random weights, those of step 0 are never kept."""
+        return 1 if self.init_from is None else 0
+
     def write(self, folder: Path) -> None:
         """Put the record into a folder; raises TinyLMError where that cannot be done."""
         write_atomically(folder / SETTINGS, sealed(self.to_json()))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.files import is_locked
+from mlx_tinylm.locks import is_locked
 from mlx_tinylm.model_folder.config import ModelConfig
 from mlx_tinylm.model_folder.folder import read_config
 from mlx_tinylm.model_folder.layout import count_parameters
@@ -33,11 +33,12 @@ class Run:
     asked: int  # to be done in all
     state: str  # UNDER_WAY, STOPPED or DONE
     validations: tuple[tuple[int, float], ...]  # steps and losses in nats
+    first_validation: int = 0  # the first step whose validation counts
 
     @property
     def best(self) -> tuple[int, float] | None:
         """The step of the lowest validation loss, and that loss in nats."""
-        return lowest(self.validations)
+        return lowest([each for each in self.validations if each[0] >= self.first_validation])
 
     def to_json(self) -> dict[str, Any]:
         step, loss = self.best or (None, None)
@@ -94,10 +95,10 @@ def find_run(folder: Path, config: ModelConfig | None = None) -> Run | DamagedRu
         if record is None:
             return None
         steps, validations = progress(folder)
-        asked = record.settings.steps
+        asked, first = record.settings.steps, record.first_validation
         state = UNDER_WAY if is_locked(folder) else DONE if steps >= asked else STOPPED
         parameters = count_parameters(config or read_config(folder))
-        return Run(folder, _date(folder), record.corpus, parameters, steps, asked, state, tuple(validations))
+        return Run(folder, _date(folder), record.corpus, parameters, steps, asked, state, tuple(validations), first)
     except TinyLMError as error:
         problem = str(error)
     except OSError as error:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.files import CACHE, cache_dir, make_folder, remove_leftovers, write_atomically
+from mlx_tinylm.files import CACHE, DAY, cache_dir, make_folder, remove_leftovers, write_atomically
 from mlx_tinylm.integrity import CHECKSUM, digest, ends_in_checksum, with_checksum
 from mlx_tinylm.text import ids_cache
 from mlx_tinylm.text.corpus import PIECE, Corpus
@@ -22,7 +22,6 @@ from mlx_tinylm.text.tokenizer import Tokenizer, quoted
 Ids = npt.NDArray[Any]  # uint16, or uint32 where the vocabulary needs it
 HELD_OUT = 0.1  # of a corpus, at its end
 LONGEST = 2**31 - 1  # ids: the offsets of windows are int32
-DAY = 86_400.0  # seconds
 
 
 class UnknownCharactersError(TinyLMError):

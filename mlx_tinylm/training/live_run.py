@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import shlex
 import time
 from collections.abc import Iterator
@@ -26,21 +25,18 @@ from mlx_tinylm.generation import stream_generate
 from mlx_tinylm.model_folder.folder import WEIGHTS
 from mlx_tinylm.model_folder.tensor_files import write_tensors
 from mlx_tinylm.run_folder import metrics
-from mlx_tinylm.run_folder.events import Compared, Evaluated, Event, Sampled, Saved, Stepped
+from mlx_tinylm.run_folder.events import Baselines, Evaluated, Event, Sampled, Saved, Stepped
 from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.sample_config import SampleConfig
 from mlx_tinylm.text.corpus import Corpus
 from mlx_tinylm.text.ids import Dataset
-from mlx_tinylm.text.ngrams import ngram_losses
 from mlx_tinylm.text.tokenizer import Tokenizer
 from mlx_tinylm.training import checkpoint
-from mlx_tinylm.training.loop import run_steps, validate
+from mlx_tinylm.training.loop import baselines, run_steps, validate
 from mlx_tinylm.training.optimizer import schedule
 from mlx_tinylm.training.progress import SAMPLE_CHARACTERS, Progress, due_at, next_due
 from mlx_tinylm.training.state import DivergedError, TrainState, kept_tensors, kept_weights
 from mlx_tinylm.training.step import Step, make_step
-
-COUNTED, PREDICTED = 2_000_000, 500_000  # ids for n-gram models at most: more take memory and change little
 
 
 @dataclass
@@ -89,7 +85,7 @@ class Run:
     def _events(self) -> Iterator[Event]:
         config, state = self.config, self.state
         step = make_step(state, config, self.dataset.train, self.compute)
-        compared = False
+        compared = False  # with the baselines: once, and not so early that the first step would have to wait
         if self.unvalidated:
             yield from self._evaluate()
         while state.step < config.steps and not self.stopping and not self.out_of_patience:
@@ -98,16 +94,14 @@ class Run:
             if due.save:  # first: what follows may take long, and must not cost what was trained
                 yield self._save()
             if due.evaluate:
-                if not compared and not self.stopping:  # once, and not so that the first step would have to wait
-                    yield self._compare()
-                    compared = True
+                if not compared and not self.stopping:
+                    self.activity, compared = "finishing the baselines", True
+                    guessing, ngrams, counted = baselines(self.dataset, state.model.config.vocab_size)
+                    yield Baselines(state.step, guessing, ngrams, counted)
                 yield from self._evaluate()
             if due.sample and not self.stopping:
                 yield from self._sample()
         if state.step > self.saved.step:
-            if self.progress.best_step == 0 and not self.fine_tuned:  # better these than the first, random ones
-                self.progress.best_loss = None
-                self._keep_weights()
             yield self._save()
 
     def _train(self, step: Step, until: int) -> Iterator[Stepped]:
@@ -137,7 +131,14 @@ class Run:
         with self._going_on_later():
             path = checkpoint.save(self.folder, self.state, dataclasses.asdict(self.progress))
         self.saved = Saved(self.state.step, path)
+        if not due_at(self.config, self.state.step).evaluate:
+            self._keep_unvalidated()
         return self.saved
+
+    def _keep_unvalidated(self) -> None:
+        """Keep the latest weights while none have been validated: they are better than random ones."""
+        if self.progress.best_loss is None and self.state.step:
+            self._keep_weights()
 
     def _keep_weights(self) -> None:
         with self._going_on_later():
@@ -151,12 +152,13 @@ class Run:
         if loss is None:
             if step:
                 self._record(line)
+            self._keep_unvalidated()
             return
         if not np.isfinite(loss):
             if step and self.saved.step == step:  # nothing to go on from
                 checkpoint.drop(self.saved.path)
             raise DivergedError(f"step {step}: the validation loss is {loss:.4g}")
-        best = self.progress.validated(step, loss)
+        best = self.progress.validated(step, loss, candidate=step > 0 or self.fine_tuned)
         if best and step:  # at step 0 they are there already
             self._keep_weights()
         with self._going_on_later():
@@ -164,13 +166,6 @@ class Run:
             if self.saved.step == step:
                 checkpoint.update(self.saved.path, dataclasses.asdict(self.progress))
         yield Evaluated(step, loss, best)
-
-    def _compare(self) -> Compared:
-        vocab_size = self.state.model.config.vocab_size
-        train, held_out = self.dataset.train[-COUNTED:], self.dataset.validation[:PREDICTED]
-        return Compared(
-            self.state.step, math.log(vocab_size), tuple(ngram_losses(train, held_out, vocab_size)), len(train)
-        )
 
     def _sample(self) -> Iterator[Sampled]:
         self.activity = "breaking off the sample"
@@ -197,7 +192,7 @@ class Run:
     def _after_divergence(self) -> str:
         """What to try after a divergence, with the weights that are still good, if there are any."""
         advice = "Training stopped. Try a lower --learning-rate, more --warmup-steps, or --grad-clip 1"
-        if not self.progress.best_step and not self.fine_tuned:
+        if self.progress.best_loss is None:
             return f"{advice}, in a new run"
         start = shlex.quote(str(self.folder))
         return f"{advice}: anew, or from the best weights, of step {self.progress.best_step}, with --init-from {start}"

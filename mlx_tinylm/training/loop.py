@@ -6,6 +6,7 @@ Shapes: N ids of the corpus.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 
 import mlx.core as mx
@@ -16,10 +17,13 @@ from mlx_tinylm.backend.mlx_model import MLXModel
 from mlx_tinylm.evaluation import evaluate
 from mlx_tinylm.run_folder.events import Stepped
 from mlx_tinylm.run_folder.settings import TrainConfig
-from mlx_tinylm.text.ids import Ids
+from mlx_tinylm.text.ids import Dataset, Ids
+from mlx_tinylm.text.ngrams import ngram_losses
 from mlx_tinylm.training.batches import dropout_keys, step_offsets
 from mlx_tinylm.training.state import DivergedError, TrainState, kept_weights
 from mlx_tinylm.training.step import Step
+
+COUNTED, PREDICTED = 2_000_000, 500_000  # ids for n-gram models at most: more take memory and change little
 
 
 class StoppedError(Exception):
@@ -70,3 +74,11 @@ def validate(
     with kept_weights(state) as model, contextlib.suppress(StoppedError):
         return evaluate(MLXModel(model, compute), ids, config.context, watch=watch).loss
     return None
+
+
+def baselines(dataset: Dataset, vocab_size: int) -> tuple[float, tuple[float, ...], int]:
+    """What a validation loss may be compared with, in nats an id: that of guessing, those of n-gram models of the
+    training text, which predict the start of the held-out one, and how many ids these have counted.
+    """
+    train, held_out = dataset.train[-COUNTED:], dataset.validation[:PREDICTED]
+    return math.log(vocab_size), tuple(ngram_losses(train, held_out, vocab_size)), len(train)

@@ -1,15 +1,18 @@
 """How many steps fit into a time on this machine: a few are made on trial, and thrown away.
 
-A step is timed, and one batch of a validation and some characters of a sample; the rest is arithmetic.
+Steps are timed, a batch of a validation, some characters of a sample and a checkpoint; the rest is arithmetic.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import statistics
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from mlx_tinylm.backend.devices import Compute
 from mlx_tinylm.backend.mlx_model import MLXModel
@@ -21,7 +24,8 @@ from mlx_tinylm.model_folder.tensor_files import Tensors
 from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.text.ids import Dataset
 from mlx_tinylm.text.tokenizer import Tokenizer
-from mlx_tinylm.training.loop import StoppedError, run_steps
+from mlx_tinylm.training import checkpoint
+from mlx_tinylm.training.loop import StoppedError, baselines, run_steps
 from mlx_tinylm.training.progress import SAMPLE_CHARACTERS, due_at, next_due
 from mlx_tinylm.training.state import TrainState, new_state
 from mlx_tinylm.training.step import make_step
@@ -33,12 +37,13 @@ SHARE = 0.05  # of the whole time, for the trial of steps
 
 @dataclasses.dataclass(frozen=True)
 class Pace:
-    """Seconds that each part of a run takes; `once` is what the first step takes longer."""
+    """Seconds that each part of a run takes; `once` is what comes a single time, whatever the number of steps."""
 
     step: float
     once: float
     validation: float
     sample: float
+    save: float
 
     def seconds(self, config: TrainConfig) -> float:
         """What a whole run takes."""
@@ -46,38 +51,38 @@ class Pace:
         while step < config.steps:
             step = next_due(config, step)
             due = due_at(config, step)
-            total += due.evaluate * self.validation + due.sample * self.sample
+            total += due.evaluate * self.validation + due.sample * self.sample + due.save * self.save
         return total
 
 
 def paced(
     config: TrainConfig,
-    seconds: float,
+    minutes: float,
+    began: float,
     dataset: Dataset,
     tokenizer: Tokenizer,
     compute: Compute,
     model_config: ModelConfig,
     weights: Tensors | None,
 ) -> TrainConfig:
-    """The settings with as many steps as fit into `seconds`, the trial included.
+    """The settings with as many steps as fit into `minutes` from `began` (time.perf_counter) on, the trial included.
 
     Raises TinyLMError where not a single one does.
     """
-    began = time.perf_counter()
     config = dataclasses.replace(config, steps=10**9)
     state = new_state(config, model_config, compute, weights)
-    first, step = _steps(state, config, dataset, compute, seconds * SHARE)
+    first, step = _steps(state, config, dataset, compute, 60 * minutes * SHARE)
     model = MLXModel(state.model, compute)
-    pace = Pace(step, max(0.0, first - step), _validation(model, config, dataset), _sample(model, tokenizer))
-    left = seconds - (time.perf_counter() - began)
-    one = dataclasses.replace(config, steps=1)
+    once = max(0.0, first - step) + _seconds(lambda: baselines(dataset, model_config.vocab_size))
+    pace = Pace(step, once, _validation(model, config, dataset), _sample(model, tokenizer), _save(state))
+    left = 60 * minutes - (time.perf_counter() - began)
+    least = pace.seconds(dataclasses.replace(config, steps=1))
     check(
-        pace.seconds(one) <= left,
-        f"--minutes {seconds / 60:.2g}: too short: one step with its validations takes {pace.seconds(one):.0f} seconds "
-        "here; give more minutes, or a smaller model",
+        least <= left,
+        f"{minutes:g} minutes are too short: with what came before it, one step and its validations take "
+        f"{(60 * minutes - left + least) / 60:.2g} minutes here; give more, or choose a smaller model",
     )
-    fitting = range(1, int(left / step) + 2)
-    low, high = 1, fitting[-1]  # low fits, high does not
+    low, high = 1, int(left / step) + 2  # low fits, high does not
     while high - low > 1:
         middle = (low + high) // 2
         if pace.seconds(dataclasses.replace(config, steps=middle)) <= left:
@@ -110,9 +115,8 @@ def _times(events: Iterator[object], seconds: float) -> list[float]:
 
 
 def _validation(model: MLXModel, config: TrainConfig, dataset: Dataset) -> float:
-    """How long a whole validation takes, from one of its first batches."""
+    """How long a whole validation takes, from one of its first batches; the last one takes as long, however full."""
     marks: list[tuple[float, int]] = [(time.perf_counter(), 0)]
-    total = len(dataset.validation) - 1
 
     def watch(done: int, _: int) -> None:
         marks.append((time.perf_counter(), done))
@@ -121,8 +125,8 @@ def _validation(model: MLXModel, config: TrainConfig, dataset: Dataset) -> float
 
     with contextlib.suppress(StoppedError):
         evaluate(model, dataset.validation, config.context, watch=watch)
-    (before, seen), (after, done) = marks[-2:]
-    return (after - before) / (done - seen) * total
+    batches = math.ceil((len(dataset.validation) - 1) / marks[1][1])
+    return (marks[-1][0] - marks[-2][0]) * batches
 
 
 def _sample(model: MLXModel, tokenizer: Tokenizer) -> float:
@@ -130,3 +134,15 @@ def _sample(model: MLXModel, tokenizer: Tokenizer) -> float:
     pieces = stream_generate(model, tokenizer, tokenizer.opening, max_tokens=SAMPLE_CHARACTERS, seed=0)
     times = _times(pieces, 0.5)
     return statistics.median(times) * SAMPLE_CHARACTERS if times else 0.0
+
+
+def _save(state: TrainState) -> float:
+    """How long a checkpoint takes, if the disk is like that of temporary files."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _seconds(lambda: checkpoint.save(Path(folder), state, {}))
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began

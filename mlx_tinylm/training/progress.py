@@ -33,11 +33,11 @@ class Progress:
         """Take in the loss of a step."""
         self.train_loss = loss if self.train_loss is None else RECENT * self.train_loss + (1 - RECENT) * loss
 
-    def validated(self, step: int, loss: float) -> bool:
-        """Take in the loss of a validation; whether it is the best so far."""
+    def validated(self, step: int, loss: float, candidate: bool = True) -> bool:
+        """Take in the loss of a validation; whether it is the best so far, if its weights are a candidate for that."""
         self.before_last_loss, self.last_loss, self.last_step = self.last_loss, loss, step
         self.validations += 1
-        best = self.best_loss is None or loss < self.best_loss
+        best = candidate and (self.best_loss is None or loss < self.best_loss)
         self.without_best = 0 if best else self.without_best + 1
         if best:
             self.best_loss, self.best_step = loss, step

@@ -1,7 +1,7 @@
-"""A training run in its folder: started anew or resumed, the folder locked for as long as it goes on.
+"""A training run started anew, its folder locked for as long as it goes on.
 
-Each is a straight line: open the text, read its alphabet, choose a tokenizer, encode, make or restore the state, write
-the folder. What a run does once it is under way is in live_run.py, so that each of the two fits into one's head.
+It is a straight line: open the text, read its alphabet, choose a tokenizer, encode, make the state, write the folder.
+What a run does once it is under way is in live_run.py, how it is resumed in resumption.py.
 """
 
 from __future__ import annotations
@@ -18,38 +18,30 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_tinylm.backend.devices import Compute
+from mlx_tinylm.checks import check, check_number
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.files import filled_folder, lock, remove_leftovers
+from mlx_tinylm.files import filled_folder, remove_leftovers
 from mlx_tinylm.integrity import sha256_of
-from mlx_tinylm.model_folder.folder import WEIGHTS, ModelFolder, open_folder, read_config, read_tensors, write_folder
+from mlx_tinylm.locks import lock
+from mlx_tinylm.model_folder.folder import WEIGHTS, ModelFolder, open_folder, write_folder
 from mlx_tinylm.model_folder.tensor_files import write_tensors
 from mlx_tinylm.model_folder.trained_on import TextRecord
-from mlx_tinylm.run_folder import metrics
 from mlx_tinylm.run_folder.events import Saved
-from mlx_tinylm.run_folder.folder import (
-    CHECKPOINTS,
-    OWN,
-    SMALL_FILES,
-    numbered,
-    refuse_filled,
-    refuse_sources,
-)
+from mlx_tinylm.run_folder.folder import OWN, SMALL_FILES
 from mlx_tinylm.run_folder.record import RunRecord
 from mlx_tinylm.run_folder.settings import TrainConfig
+from mlx_tinylm.run_folder.target import numbered, refuse_filled, refuse_sources
 from mlx_tinylm.text.corpus import Corpus, open_corpus
 from mlx_tinylm.text.named_corpora import DEFAULT_CORPUS
 from mlx_tinylm.text.tokenizer import Tokenizer
 from mlx_tinylm.training import checkpoint
 from mlx_tinylm.training.live_run import Run
-from mlx_tinylm.training.optimizer import schedule
 from mlx_tinylm.training.pace import paced
 from mlx_tinylm.training.progress import Progress
-from mlx_tinylm.training.source_text import encoded, kept_sources, same_text
-from mlx_tinylm.training.state import TrainState, check_memory, kept_tensors, new_state
+from mlx_tinylm.training.source_text import encoded, kept_sources
+from mlx_tinylm.training.state import check_memory, kept_tensors, new_state
 
 DEFAULT_PARENT = Path("weights")  # of the folders of runs that are given none
-# What does not decide the steps already made.
-FREE = {"steps", "eval_every", "save_every", "sample_every", "patience"}
 
 
 @contextlib.contextmanager
@@ -58,6 +50,7 @@ def start(
     folder: Path | None,
     config: TrainConfig,
     data: Sequence[str] = (),
+    *,
     init_from: Path | None = None,
     force: bool = False,
     given: Collection[str] = (),
@@ -73,6 +66,7 @@ def start(
     Raises TinyLMError where the text does not fit, or the folder has something in it that is no run, or not `force`.
     """
     began = time.perf_counter()
+    check(minutes is None or "steps" not in given, "minutes decide how many steps there are: leave one of them out")
     if folder:
         refuse_filled(folder, force)
     data = data or (DEFAULT_CORPUS,)
@@ -92,9 +86,9 @@ def start(
     suppressed = tuple(id for id in unseen if not source or id in source.config.suppressed)
     model_config = dataclasses.replace(model_config, suppressed=suppressed)
     weights = source.tensors() if source else None
-    if minutes:
-        spent = time.perf_counter() - began
-        config = paced(config, 60 * minutes - spent, dataset, tokenizer, compute, model_config, weights)
+    if minutes is not None:
+        check_number("minutes", minutes, 0, 10**7, above=True)
+        config = paced(config, minutes, began, dataset, tokenizer, compute, model_config, weights)
     state = new_state(config, model_config, compute, weights)
     progress = Progress()
     place = folder or DEFAULT_PARENT / f".run.{os.getpid()}.tmp"
@@ -155,91 +149,3 @@ def _record(
         versions={name: importlib.metadata.version(name) for name in ("mlx-tinylm", "mlx", "numpy")},
         device=str(mx.default_device()),
     )
-
-
-@contextlib.contextmanager
-def resume(compute: Compute, folder: Path, changes: dict[str, Any], data: Sequence[str] | None = None) -> Iterator[Run]:
-    """Go on with the run in `folder` from its newest whole checkpoint.
-
-    `changes` may hold the number of steps, how often to look and to save, and the patience: what can change without
-    starting again. A schedule that falls to the end of the run then falls to its new end.
-    Raises TinyLMError for other changes and for another text.
-    """
-    record = RunRecord.read(folder)
-    config = _changed(folder, record.settings, changes)
-    corpus = same_text(folder, record, data)
-    with lock(folder):
-        for place in (folder, folder / CHECKPOINTS, *checkpoint.saved(folder)):
-            remove_leftovers(place)
-        checkpoint.check_writable(folder)
-        tokenizer = Tokenizer.load(folder)
-        dataset = encoded(corpus, tokenizer, config)
-        state = new_state(config, read_config(folder), compute)
-        kept, damaged = checkpoint.load_newest(folder, state)
-        progress = Progress(**kept)
-        _refuse_ended(folder, config, state.step, progress)
-        notes = [f"{problem}; going on from step {state.step}" for problem in damaged]
-        notes += _jump(record.settings, config, state.step)
-        notes += _restore_weights(folder, state, progress)
-        sources = kept_sources(folder, folder, corpus, data) if data else record.data  # it may lie somewhere else now
-        if (found := dataclasses.replace(record, settings=config, data=sources)) != record:
-            found.write(folder)
-        running = Run(
-            folder,
-            config,
-            corpus,
-            dataset,
-            tokenizer,
-            state,
-            progress,
-            compute,
-            Saved(state.step, checkpoint.saved(folder)[0]),
-            fine_tuned=record.init_from is not None,
-            notes=tuple(notes),
-        )
-        metrics.truncate(folder, state.step - running.unvalidated)  # the line of such a step is written anew
-        yield running
-
-
-def _changed(folder: Path, config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
-    """The settings to go on with; raises TinyLMError for those that cannot change."""
-    for name in changes.keys() - FREE:
-        if changes[name] != getattr(config, name):
-            option = "--" + name.replace("_", "-")
-            raise TinyLMError(
-                f"{folder}: was trained with {option} {getattr(config, name)}, which cannot change on --resume; "
-                f"leave {option} out, or start another run with --init-from {folder}"
-            )
-    return dataclasses.replace(config, **changes)
-
-
-def _jump(before: TrainConfig, now: TrainConfig, step: int) -> list[str]:
-    """A note where another number of steps makes the learning rate jump, if it falls to the end of a run."""
-    if step == 0 or before.steps == now.steps:
-        return []
-    old, new = (float(schedule(config, config.learning_rate)(mx.array(step - 1))) for config in (before, now))
-    if abs(new - old) <= 0.01 * now.learning_rate:
-        return []
-    return [f"the learning rate jumps from {old:.2g} to {new:.2g}: it is now that of a run of {now.steps:,} steps"]
-
-
-def _refuse_ended(folder: Path, config: TrainConfig, step: int, progress: Progress) -> None:
-    """Raise TinyLMError where there is nothing to go on with."""
-    if step > config.steps or (step == config.steps and progress.last_step == step):
-        raise TinyLMError(f"{folder}: is at step {step:,} already; give --steps above {step:,} to go on")
-    if progress.out_of(config.patience):
-        raise TinyLMError(
-            f"{folder}: stopped because {progress.without_best} validations brought no new best; "
-            "give a larger --patience, or --patience off, to go on"
-        )
-
-
-def _restore_weights(folder: Path, state: TrainState, progress: Progress) -> list[str]:
-    """See that the best weights can be read; where they cannot, put those of the checkpoint there and say so."""
-    try:
-        read_tensors(folder, state.model.config)
-        return []
-    except TinyLMError as error:
-        write_tensors(folder / WEIGHTS, kept_tensors(state))
-        progress.best_loss = None
-        return [f"{error}; those of step {state.step} are there now"]

@@ -13,7 +13,7 @@ from click.testing import Result
 
 from mlx_tinylm.cli.columns import measure
 from mlx_tinylm.cli.runs import curve
-from mlx_tinylm.files import lock
+from mlx_tinylm.locks import lock
 
 Invoke = Callable[..., Result]
 

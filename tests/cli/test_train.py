@@ -59,7 +59,7 @@ def test_a_fresh_folder_is_printed_first_and_last(
     for number in (1, 2):
         result = invoke("train", *options(dataclasses.replace(PLAIN, steps=1)), "--data", made / "text.txt")
         assert result.exit_code == 0
-        assert result.stderr.startswith(f"model folder   weights/run-{number}\n")
+        assert result.stderr.startswith(f"model folder  weights/run-{number}\n")
         assert f"--weights weights/run-{number}" in result.stdout.splitlines()[-1]
 
 
@@ -93,3 +93,34 @@ def test_any_encoding_will_do(made: Path, tmp_path: Path) -> None:
     program = command(made / "cache", *given, PYTHONIOENCODING="ascii")
     assert program.returncode == 0, program.stderr
     assert program.stdout.startswith("\\xef")
+
+
+def test_where_the_settings_come_from(invoke: Invoke, made: Path, tmp_path: Path) -> None:
+    """The introduction names the preset, the model whose shape it has, and what was given."""
+    run = tmp_path / "run"
+    first = invoke("train", *options(PLAIN), "--data", made / "text.txt", "--out", run)
+    assert re.search(r"^settings +preset tiny; --family gpt2; --layers 1", first.stderr, re.M)
+    tuned = invoke(
+        *("train", "--init-from", run, "--preset", "nano", "--lr", "0.1", "--steps", "2", "--data", made / "text.txt"),
+        *("--out", tmp_path / "tuned"),
+    )
+    assert re.search(
+        rf"^settings +preset nano; the model's shape from {run}; .*--learning-rate 0.1", tuned.stderr, re.M
+    )
+    resumed = invoke("train", "--resume", run, "--steps", "9")
+    assert re.search(r"^settings +as the run began; --steps 9$", resumed.stderr, re.M)
+
+
+def test_minutes(invoke: Invoke, made: Path, tmp_path: Path) -> None:
+    """A run for a time says so, and is refused together with steps or a resume."""
+    few = options(dataclasses.replace(PLAIN, eval_every=10**6, save_every=10**6))
+    at = few.index("--steps")
+    run = tmp_path / "run"
+    result = invoke("train", *few[:at], *few[at + 2 :], "--data", made / "text.txt", "--out", run, "--minutes", "0.05")
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.startswith("timing a few steps, to see how many take 0.05 minutes\n")
+    assert re.search(r"^settings +preset tiny; steps for 0.05 minutes; ", result.stderr, re.M)
+    assert json.loads((run / "train.json").read_text())["settings"]["steps"] > 10
+    both = invoke("train", "--minutes", "1", "--steps", "5")
+    assert (both.exit_code, "--minutes decides how many --steps there are" in both.stderr) == (2, True)
+    assert invoke("train", "--resume", run, "--minutes", "1").exit_code == 2

@@ -19,17 +19,17 @@ import pytest
 
 from mlx_tinylm.cli import training_view
 from mlx_tinylm.cli.training_view import Bar, advice, conclusion, introduction, show_training
-from mlx_tinylm.run_folder.events import Compared, Evaluated, Sampled, Saved, Stepped
+from mlx_tinylm.run_folder.events import Baselines, Evaluated, Sampled, Saved, Stepped
 from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.text.tokenizer import Tokenizer
 
 SHAPE = {"family": "gpt2", "layers": 1, "heads": 1, "width": 8, "context": 4}
 CONFIG = TrainConfig(**SHAPE, batch_size=5, grad_accumulation_steps=2, steps=10)  # type: ignore[arg-type]
 EVENTS = [
-    Evaluated(0, 4.26, True),
+    Evaluated(0, 4.26, False),
     Stepped(1, 4.25, 1.0),
     Stepped(2, 4.0, 1.0),
-    Compared(2, 2.2, (4.0, 3.0, 2.0, 1.5, 1.25), 1000),
+    Baselines(2, 2.2, (4.0, 3.0, 2.0, 1.5, 1.25), 1000),
     Evaluated(2, 3.98766, True),
     Sampled(2, "\n To be\x1b[2J\nor not \n"),
     Saved(2, Path("checkpoints/2")),
@@ -37,7 +37,7 @@ EVENTS = [
     Evaluated(3, 2.1, False),
 ]
 SAID = [
-    "to compare: guessing 2.200; counters of this text: 1-gram 4.000, 3-gram 2.000, 5-gram 1.250",
+    "baselines: guessing 2.200; 1- to 5-gram counters of 1,000 characters 4.000, 3.000, 2.000, 1.500, 1.250",
     "step 2: validation loss 3.9877 (best so far), no better than guessing",
     r"  | To be\x1b[2J",
     "  | or not",

@@ -13,7 +13,7 @@ import pytest
 from tiny_runs import PLAIN, train, train_until, write_text
 
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.files import lock
+from mlx_tinylm.locks import lock
 from mlx_tinylm.run_folder.runs import DamagedRun, Run, find_run, find_runs
 
 

@@ -26,8 +26,8 @@ from tiny_runs import (
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.model_folder.layout import transposed
 from mlx_tinylm.model_folder.tensor_files import read_safetensors
-from mlx_tinylm.run_folder.events import Compared, Evaluated, Sampled, Saved, Stepped
-from mlx_tinylm.training import checkpoint, live_run, run
+from mlx_tinylm.run_folder.events import Baselines, Evaluated, Sampled, Saved, Stepped
+from mlx_tinylm.training import checkpoint, live_run, resumption, run
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -93,7 +93,7 @@ def test_best_weights_are_kept(tmp_path: Path, text: Path, monkeypatch: pytest.M
                 best.append(event.best)
                 if event.step == 4:
                     kept = weights_of(running.state)
-    assert best == [True, True, True, False, False]
+    assert best == [False, True, True, False, False]
     assert equal(tensors(tmp_path / "run"), kept)
     assert not equal(kept, weights_of(running.state))
     assert (running.progress.best_loss, running.progress.best_step, running.progress.last_loss) == (2.0, 4, 2.0)
@@ -123,12 +123,11 @@ def test_weights_that_went_wrong_are_not_kept(
 ) -> None:
     """A validation loss that is no number ends the run before those weights are kept or saved."""
     validations(monkeypatch, 4.0, figure)
-    with run.start(on_streams(), tmp_path / "run", PLAIN, [str(text)]) as started:
-        first = tensors(tmp_path / "run")
-        with pytest.raises(TinyLMError, match=r"step 4: the validation loss is (nan|inf)\. Training stopped\. Try a"):
-            list(started.events())
+    with pytest.raises(TinyLMError, match=r"step 4: the validation loss is (nan|inf)\. Training stopped\. Try a"):
+        train(tmp_path / "run", PLAIN, text)
     assert [path.name for path in checkpoint.saved(tmp_path / "run")] == ["00000002"]
-    assert equal(tensors(tmp_path / "run"), first)
+    good = read_safetensors(tmp_path / "run" / "checkpoints" / "00000002" / "model.safetensors")
+    assert equal(tensors(tmp_path / "run"), transposed(good))
 
 
 def test_a_run_that_diverges_keeps_what_was_good(tmp_path: Path, text: Path) -> None:
@@ -157,7 +156,7 @@ def test_what_losses_compare_with(tmp_path: Path, text: Path) -> None:
     """Before the first validation after a step comes, once, what guessing and counting would reach on the text."""
     config = dataclasses.replace(PLAIN, eval_every=3)
     events = train(tmp_path / "run", config, text)
-    (compared,) = (event for event in events if isinstance(event, Compared))
+    (compared,) = (event for event in events if isinstance(event, Baselines))
     place = events.index(compared)
     assert [event.step for event in events[:place] if isinstance(event, Evaluated)] == [0]
     assert isinstance(events[place + 1], Evaluated)
@@ -166,6 +165,20 @@ def test_what_losses_compare_with(tmp_path: Path, text: Path) -> None:
     assert compared.guessing == pytest.approx(np.log(len(set(words)) + 1))
     assert compared.characters == int(0.9 * len(words))
     assert compared.guessing > compared.ngrams[0] > compared.ngrams[2]
+
+
+def test_weights_that_were_not_validated_are_better_than_random_ones(tmp_path: Path, text: Path) -> None:
+    """Until trained weights have been validated, those of each checkpoint are the model, however the run ends."""
+    config = dataclasses.replace(PLAIN, eval_every=1000, save_every=2)
+    with run.start(on_streams(), tmp_path / "run", config, [str(text)]) as running:
+        for event in running.events():
+            if isinstance(event, Saved) and event.step == 6:
+                break  # as if it were killed
+    assert equal(tensors(tmp_path / "run"), weights_of(running.state))
+    assert running.progress.best_loss is None
+    with resumption.resume(on_streams(), tmp_path / "run", {"steps": 7}) as running:
+        assert [event.best for event in running.events() if isinstance(event, Evaluated)] == [True]
+    assert running.progress.best_step == 7
 
 
 def test_a_checkpoint_comes_before_the_validation_of_its_step(tmp_path: Path, text: Path) -> None:
@@ -181,7 +194,7 @@ def test_a_checkpoint_comes_before_the_validation_of_its_step(tmp_path: Path, te
                 running.stop()
         assert (running.state.step, running.unvalidated) == (4, True)
     assert kinds[-1] is Saved
-    with run.resume(on_streams(), tmp_path / "run", {}) as running:
+    with resumption.resume(on_streams(), tmp_path / "run", {}) as running:
         first = next(running.events())
     assert isinstance(first, Evaluated)
     assert first.step == 4
@@ -218,13 +231,13 @@ def test_fine_tuning_never_keeps_worse_weights(tmp_path: Path, text: Path, monke
     train(tmp_path / "first", PLAIN, text)
     begun = tensors(tmp_path / "first")
     validations(monkeypatch, 2.0, 2.5, 2.1)
-    with run.start(on_streams(), tmp_path / "second", PLAIN, [str(text)], tmp_path / "first") as running:
+    with run.start(on_streams(), tmp_path / "second", PLAIN, [str(text)], init_from=tmp_path / "first") as running:
         assert [event.best for event in running.events() if isinstance(event, Evaluated)] == [True, False, False]
     assert equal(tensors(tmp_path / "second"), begun)
     assert (running.progress.best_step, running.progress.best_loss) == (0, 2.0)
     seldom = dataclasses.replace(PLAIN, eval_every=100, save_every=100)
     validations(monkeypatch, 2.0)
-    with run.start(on_streams(), tmp_path / "third", seldom, [str(text)], tmp_path / "first") as running:
+    with run.start(on_streams(), tmp_path / "third", seldom, [str(text)], init_from=tmp_path / "first") as running:
         for event in running.events():
             if event.step >= 3:
                 running.stop()

@@ -34,7 +34,7 @@ from mlx_tinylm.generation import generate
 from mlx_tinylm.model_folder.folder import read_config
 from mlx_tinylm.run_folder.record import RunRecord
 from mlx_tinylm.run_folder.settings import TrainConfig
-from mlx_tinylm.training import checkpoint, run
+from mlx_tinylm.training import checkpoint, resumption, run
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
@@ -70,7 +70,7 @@ def test_extended_equals_longer(tmp_path: Path, text: Path, config: TrainConfig)
     train(tmp_path / "extended", config, text)
     with pytest.raises(TinyLMError, match=r"is at step 8 already; give --steps above 8 to go on"):
         resume(tmp_path / "extended")
-    with run.resume(on_streams(), tmp_path / "extended", {"steps": 12}) as running:
+    with resumption.resume(on_streams(), tmp_path / "extended", {"steps": 12}) as running:
         for event in running.events():
             if event.step >= 9:
                 running.stop()
@@ -87,7 +87,7 @@ def test_resumed_on_other_cores(tmp_path: Path, text: Path, config: TrainConfig)
         for event in running.events():
             if event.step >= 3:
                 running.stop()
-    with run.resume(on_streams(3), tmp_path / "halves", {}) as running:
+    with resumption.resume(on_streams(3), tmp_path / "halves", {}) as running:
         list(running.events())
     for ours, theirs in zip(losses(tmp_path / "halves"), losses(tmp_path / "whole"), strict=True):
         assert [figure or 0.0 for figure in ours] == pytest.approx([figure or 0.0 for figure in theirs], rel=1e-4)
@@ -141,8 +141,8 @@ def test_another_text_is_refused(halfway: Path, tmp_path: Path) -> None:
     """A run does not go on with another text, neither given anew nor changed where it lies."""
     other = write_text(tmp_path / "other.txt", 1_999)
     with pytest.raises(TinyLMError, match=r"was trained on another text than .*other\.txt is now; say with --d"):
-        run.resume(on_streams(), halfway, {}, [str(other)]).__enter__()
-    with run.resume(on_streams(), halfway, {}, [str(halfway.parent / "text.txt")]) as running:
+        resumption.resume(on_streams(), halfway, {}, [str(other)]).__enter__()
+    with resumption.resume(on_streams(), halfway, {}, [str(halfway.parent / "text.txt")]) as running:
         assert running.state.step >= 4
 
 
@@ -164,14 +164,14 @@ def test_where_the_text_came_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_other_steps_under_a_falling_rate_are_pointed_out(tmp_path: Path, text: Path) -> None:
     """A resumed run whose learning rate will jump says so; one whose rate is level does not."""
-    for schedule, notes in (("linear", 1), ("constant", 0)):
+    for schedule, notes in (("linear", 1), ("cosine", 1), ("constant", 0)):
         config = dataclasses.replace(PLAIN, schedule=schedule)
         train_until(tmp_path / schedule, config, text, 2)
-        with run.resume(on_streams(), tmp_path / schedule, {"steps": 30}) as running:
+        with resumption.resume(on_streams(), tmp_path / schedule, {"steps": 30}) as running:
             assert len(running.notes) == notes
             words = r"the learning rate jumps from 0\.002\d* to 0\.00[23]\d*: it is now that of a run of 30 steps"
             assert all(re.fullmatch(words, note) for note in running.notes)
-        with run.resume(on_streams(), tmp_path / schedule, {}) as running:
+        with resumption.resume(on_streams(), tmp_path / schedule, {}) as running:
             assert running.notes == ()
 
 
@@ -185,7 +185,7 @@ def test_force_replaces_a_run_and_nothing_else(tmp_path: Path, text: Path) -> No
     (folder / "notes.txt").write_text("mine")
     (folder / ".model.safetensors.77.tmp").write_text("left by a run that was killed")
     before = {path.name for path in folder.iterdir()}
-    with pytest.raises(TinyLMError, match=r"has something in it already \(\.model.*\); choose another --out"):
+    with pytest.raises(TinyLMError, match=r"has something in it already \(checkpoints, .*\); choose another --out"):
         train(folder, PLAIN, text)
     assert {path.name for path in folder.iterdir()} == before
     train(folder, PLAIN, text, force=True)
@@ -201,7 +201,7 @@ def test_two_runs_never_share_a_folder(tmp_path: Path, text: Path) -> None:
     with run.start(on_streams(), tmp_path / "run", PLAIN, [str(text)]):
         for attempt in (
             run.start(on_streams(), tmp_path / "run", PLAIN, [str(text)], force=True),
-            run.resume(on_streams(), tmp_path / "run", {}),
+            resumption.resume(on_streams(), tmp_path / "run", {}),
         ):
             with pytest.raises(TinyLMError, match=r"another training run is writing here"):
                 attempt.__enter__()
@@ -250,9 +250,14 @@ def test_force_replaces_runs_only(tmp_path: Path, text: Path) -> None:
     folder = tmp_path / "site"
     folder.mkdir()
     (folder / "config.json").write_text('{"title": "my page"}')
-    with pytest.raises(TinyLMError, match=r"site: has config\.json, and no train\.json: no run of this program wrote"):
+    with pytest.raises(TinyLMError, match=r"site: has config\.json, and no train\.json that a run of this pro"):
         train(folder, PLAIN, text, force=True)
-    assert [path.name for path in folder.iterdir()] == ["config.json"]
+    for theirs, message in (('{"lr": 1}', "has config.json, train.json, and no"), ("not JSON", "may be none: choose")):
+        (folder / "train.json").write_text(theirs)
+        with pytest.raises(TinyLMError, match=message):
+            train(folder, PLAIN, text, force=True)
+        assert (folder / "train.json").read_text() == theirs
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "train.json"]
 
 
 def test_a_folder_that_exists_keeps_its_place(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,7 +304,7 @@ def test_a_text_that_moved(halfway: Path, tmp_path: Path) -> None:
     (tmp_path / "text.txt").rename(text)
     with pytest.raises(TinyLMError, match=r"the text it was trained on, .* is not here; give a text with --data"):
         resume(folder)
-    with run.resume(on_streams(), folder, {}, [str(text)]):
+    with resumption.resume(on_streams(), folder, {}, [str(text)]):
         pass
     assert RunRecord.read(folder).data == (str(text.resolve()),)
     assert resume(folder).state.step == 8
@@ -313,7 +318,9 @@ def test_init_from(tmp_path: Path, text: Path, config: TrainConfig) -> None:
     """A run that starts from a model begins with its weights and shape, on new text, with its tokenizer."""
     train(tmp_path / "first", dataclasses.replace(config, steps=4, ema=None), text)
     new = write_text(tmp_path / "new.txt", 1_300)
-    with run.start(on_streams(), tmp_path / "second", TrainConfig(steps=4), [str(new)], tmp_path / "first") as running:
+    with run.start(
+        on_streams(), tmp_path / "second", TrainConfig(steps=4), [str(new)], init_from=tmp_path / "first"
+    ) as running:
         assert equal(weights_of(running.state), tensors(tmp_path / "first"))
         assert equal(tensors(tmp_path / "second"), tensors(tmp_path / "first"))
         assert (running.config.family, running.config.width, running.config.context) == (config.family, 16, 8)
@@ -336,7 +343,9 @@ def test_init_from_refuses_unknown_characters(tmp_path: Path, text: Path) -> Non
     train(tmp_path / "first", dataclasses.replace(PLAIN, steps=1), text)
     (tmp_path / "new.txt").write_text("été œuvre\x07" * 100)
     with pytest.raises(TinyLMError, match=r"has 3 characters that the model in .*first does not know: \\x07éœ\."):
-        run.start(on_streams(), tmp_path / "second", PLAIN, [str(tmp_path / "new.txt")], tmp_path / "first").__enter__()
+        run.start(
+            on_streams(), tmp_path / "second", PLAIN, [str(tmp_path / "new.txt")], init_from=tmp_path / "first"
+        ).__enter__()
     assert not (tmp_path / "second").exists()
 
 
@@ -354,7 +363,7 @@ def test_init_from_refuses_another_shape(halfway: Path, tmp_path: Path, name: st
     config = dataclasses.replace(PLAIN, **{name: value})
     with pytest.raises(TinyLMError, match=message):
         run.start(
-            on_streams(), tmp_path / "run", config, [str(halfway.parent / "text.txt")], halfway, given={name}
+            on_streams(), tmp_path / "run", config, [str(halfway.parent / "text.txt")], init_from=halfway, given={name}
         ).__enter__()
     shorter = dataclasses.replace(PLAIN, context=4, steps=2)
     train(tmp_path / "run", shorter, halfway.parent / "text.txt", init_from=halfway, given={"context"})

@@ -1,4 +1,4 @@
-"""Folders for runs: numbered ones, filled ones, and what a new run may replace."""
+"""Where a new run may go: numbered folders, filled ones, and what it may replace."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.run_folder.folder import OWN, numbered, refuse_filled, refuse_sources
+from mlx_tinylm.run_folder.folder import OWN
+from mlx_tinylm.run_folder.target import numbered, refuse_filled, refuse_sources
 
 
 def filled(folder: Path, *names: str) -> Path:
@@ -58,14 +59,24 @@ def test_a_filled_folder_is_refused(tmp_path: Path) -> None:
         refuse_filled(tmp_path / "a", force=True)
 
 
-@pytest.mark.parametrize("name", [name for name in OWN if name != "train.json"])
+@pytest.mark.parametrize("name", OWN)
 def test_only_a_run_is_replaced(name: str, tmp_path: Path) -> None:
-    """A file that a run would write, and none wrote, is somebody's own; with the record of a run beside it, a run's."""
-    filled(tmp_path, "notes.txt", name)
-    with pytest.raises(TinyLMError, match=rf"has {name}, and no train.json: no run of this program wrote that"):
+    """A file that a run would write, and none wrote, is somebody's own; so is a record that cannot be read."""
+    if name == "train.json":
+        (tmp_path / name).write_text('{"lr": 1}')
+    else:
+        filled(tmp_path, "notes.txt", name)
+    with pytest.raises(TinyLMError, match=rf"has {name}, and no train.json that a run of this program wrote"):
         refuse_filled(tmp_path, force=True)
     filled(tmp_path, "train.json")
-    refuse_filled(tmp_path, force=True)
+    with pytest.raises(TinyLMError, match=r"train\.json: not valid JSON .*replaces runs only, and this may be none"):
+        refuse_filled(tmp_path, force=True)
+
+
+def test_what_killed_processes_left_is_nothing(tmp_path: Path) -> None:
+    """A folder with nothing but half a file of a process that was killed is free."""
+    filled(tmp_path, ".new.123-45.tmp")
+    refuse_filled(tmp_path, force=False)
 
 
 def test_what_a_run_is_made_from_is_not_replaced(tmp_path: Path) -> None:
@@ -73,8 +84,10 @@ def test_what_a_run_is_made_from_is_not_replaced(tmp_path: Path) -> None:
     run = filled(tmp_path / "run", "metrics.jsonl", "text.txt", "mine.txt", "model.safetensors")
     filled(run / "checkpoints" / "1", "state.json")
     (tmp_path / "link").symlink_to(run)
-    for source in (run / "metrics.jsonl", run / "checkpoints" / "1" / "state.json", run, tmp_path / "link"):
+    linked = filled(tmp_path / "linked", "config.json")
+    (linked / "model.safetensors").symlink_to(run / "model.safetensors")
+    for source in (linked, run / "metrics.jsonl", run / "checkpoints" / "1" / "state.json", run, tmp_path / "link"):
         with pytest.raises(TinyLMError, match=r"the new run is to be made from this, and --force would remove it"):
             refuse_sources(run, [tmp_path / "elsewhere", source])
-    refuse_sources(run, [run / "text.txt", run / "mine.txt", tmp_path, tmp_path / "elsewhere"])
+    refuse_sources(run, [run / "text.txt", run / "mine.txt", tmp_path / "elsewhere"])
     refuse_sources(tmp_path / "new", [tmp_path / "new"])

@@ -1,0 +1,83 @@
+"""Where a new run may go: what its `--force` replaces is an earlier run, and nothing else."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable
+from errno import EEXIST, ENOTDIR, ENOTEMPTY
+from fnmatch import fnmatch
+from pathlib import Path
+
+from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.files import DAY, remove_leftovers, unwritable
+from mlx_tinylm.run_folder.folder import OWN, SETTINGS
+from mlx_tinylm.run_folder.record import RunRecord
+
+
+def numbered(folder: Path) -> Path:
+    """Give a folder the first name run-1, run-2 ... beside it that is free, however many others do so at once."""
+    remove_leftovers(folder.parent, older_than=DAY)  # of runs that were killed before they had a number
+    for n in itertools.count(1):
+        path = folder.with_name(f"run-{n}")
+        if not os.path.lexists(path):
+            try:
+                os.rename(folder, path)
+                return path
+            except OSError as error:  # another run took the name just now
+                if error.errno not in (EEXIST, ENOTEMPTY, ENOTDIR):
+                    raise unwritable(path, error) from None
+    raise AssertionError("there is always another number")
+
+
+def refuse_filled(folder: Path, force: bool) -> None:
+    """Raise TinyLMError where a new run would not have `folder` to itself, or cannot make it.
+
+    `force` lets it replace an earlier run, and nothing that no run wrote.
+    """
+    there = _entries(folder)
+    if there and not force:
+        raise TinyLMError(
+            f"{folder}: has something in it already ({', '.join(there[:3])}); choose another --out, "
+            "go on with --resume, or add --force to replace a run"
+        )
+    ours = [name for name in there if name in OWN]
+    try:
+        is_run = RunRecord.find(folder) is not None
+    except TinyLMError as error:
+        raise TinyLMError(f"{error}; --force replaces runs only, and this may be none: choose another --out") from None
+    if ours and not is_run:
+        raise TinyLMError(
+            f"{folder}: has {', '.join(ours[:3])}, and no {SETTINGS} that a run of this program wrote. "
+            "--force replaces runs only; choose another --out"
+        )
+
+
+def refuse_sources(folder: Path, sources: Iterable[Path]) -> None:
+    """Raise TinyLMError where replacing the run in `folder` would remove what the new run is made from.
+
+    Sources are files, and model folders, all of whose files count, by links too.
+    """
+    replaced = [path for name in OWN if (path := folder.resolve() / name).exists()]
+    for source in sources:
+        for file in [source, *(source.iterdir() if source.is_dir() else [])]:
+            found = file.resolve()
+            if any(found == path or path in found.parents or found == path.parent for path in replaced):
+                raise TinyLMError(
+                    f"{source}: the new run is to be made from this, and --force would remove it from {folder}; "
+                    "choose another --out"
+                )
+
+
+def _entries(folder: Path) -> list[str]:
+    """The names in a folder, but for its lock and what killed processes left; none where there is no folder."""
+    try:
+        return sorted(
+            path.name for path in folder.iterdir() if path.name != ".lock" and not fnmatch(path.name, ".*.tmp")
+        )
+    except FileNotFoundError:
+        return []
+    except NotADirectoryError:
+        raise TinyLMError(f"{folder}: is no folder, and none can be made there; choose another --out") from None
+    except OSError as error:
+        raise TinyLMError(f"{folder}: cannot be read ({error.strerror}); choose another --out") from None
