@@ -76,7 +76,8 @@ def train(
     texts = [data] if isinstance(data, (str, Path)) else data
     check(isinstance(texts, (list, tuple)), "data must be a text or a list of texts: names of corpora, or paths")
     for name, value in [("out", out), ("init_from", init_from), *(("data", text or 0) for text in texts)]:
-        check(value is None or isinstance(value, (str, Path)), f"{name} must be a path, not {value!r:.80}")
+        known = value is None or (isinstance(value, (str, Path)) and value != "")
+        check(known, f"{name} must be a path, not {value!r:.80}")
     config = presets.preset(preset, **settings)
     compute = prepare(device, spread=True)  # before MLX is imported, as it is by what follows
     from mlx_tinylm.training import run

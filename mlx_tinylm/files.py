@@ -7,6 +7,7 @@ import errno
 import glob
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -75,6 +76,8 @@ def filled_folder(final: Path, replaces: Collection[str] = ()) -> Iterator[Path]
     beside = target / f".new.{unique}" if exists else target.with_name(f".{target.name}.{unique}")
     try:
         remove_leftovers(beside.parent, older_than=DAY, names=glob.escape(beside.name.removesuffix(unique)) + "*.tmp")
+        if exists:
+            undo_exchange(target)
         beside.mkdir(parents=True)
         yield beside
         if exists:
@@ -115,7 +118,34 @@ def _exchange(new: Path, target: Path, replaces: Collection[str]) -> None:
             old.rmdir()
         raise
     flush(target)
-    remove(old)
+    done = old.with_name(f"{old.name}.tmp")  # from here on a leftover
+    os.rename(old, done)
+    remove(done)
+
+
+def undo_exchange(target: Path) -> None:
+    """Put the old files of a folder back where a process was killed while it replaced them; call it with the lock held.
+
+    Raises OSError where that cannot be done.
+    """
+    for old in _put_aside(target):
+        for path in old.iterdir():
+            new = target / path.name
+            if new.is_dir() and not new.is_symlink():
+                shutil.rmtree(new)
+            elif os.path.lexists(new):
+                new.unlink()
+            os.rename(path, new)
+        old.rmdir()
+
+
+def is_interrupted(target: Path) -> bool:
+    """Whether a process was killed while it replaced the files of a folder."""
+    return bool(_put_aside(target))
+
+
+def _put_aside(target: Path) -> list[Path]:
+    return [path for path in target.glob(".old.*") if re.fullmatch(r"\.old\.\d+-[0-9a-f]{8}", path.name)]
 
 
 def flush(path: Path) -> None:
@@ -144,12 +174,17 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def is_leftover(name: str) -> bool:
+    """Whether a name is that of something which a process of this program began to write, or moved aside to remove."""
+    return re.fullmatch(r"\..+\.\d+(-[0-9a-f]{8})?\.tmp", name) is not None
+
+
 def remove_leftovers(folder: Path, older_than: float | None = None, names: str = ".*.tmp") -> None:
     """Remove what processes that were killed while writing left in `folder`; call it with the lock held.
 
     Where there is no lock, another process may be writing: then only what has not changed for `older_than` seconds.
     """
-    for path in folder.glob(names):
+    for path in filter(lambda path: is_leftover(path.name), folder.glob(names)):
         with contextlib.suppress(OSError):
             if older_than is None or time.time() - path.stat().st_mtime > older_than:
                 remove(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -18,11 +19,13 @@ from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.files import (
     cache_dir,
     filled_folder,
+    is_interrupted,
     make_folder,
     read,
     read_json,
     remove_leftovers,
     to_json,
+    undo_exchange,
     unwritable,
     write_atomically,
 )
@@ -183,6 +186,42 @@ def test_a_folder_that_exists_stays_and_gets_new_files(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["final", "link"]
 
 
+def test_a_replacement_that_is_killed_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever a process dies while it moves files, the next one finds all the old ones, or, once done, all the new."""
+    rename, outcomes = os.rename, set()
+    for deadline in range(9):
+        final = tmp_path / str(deadline)
+        final.mkdir()
+        for name in ("a", "b", "mine"):
+            (final / name).write_text("old")
+        left = deadline
+
+        def dies(source: Any, target: Any) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise Killed
+            rename(source, target)
+
+        def fill(final: Path = final) -> None:
+            with filled_folder(final, ("a", "b")) as beside:
+                (beside / "a").write_text("new")
+                (beside / "c").write_text("new")
+
+        with monkeypatch.context() as patch, contextlib.suppress(Killed):
+            patch.setattr(os, "rename", dies)
+            patch.setattr("shutil.rmtree", lambda *_, **more: None)  # the dead tidy nothing up
+            fill()
+        if interrupted := is_interrupted(final):
+            undo_exchange(final)
+        found = {name: content for name, content in content_of(final).items() if not name.startswith(".")}
+        old, new = {"a": "old", "b": "old", "mine": "old"}, {"a": "new", "c": "new", "mine": "old"}
+        assert found in ({**old}, {**old, "c": "new"}, new), deadline
+        assert not is_interrupted(final)
+        outcomes.add((interrupted, found == new))
+    assert outcomes >= {(True, False), (False, True)}
+
+
 def test_a_folder_that_somebody_else_made_meanwhile_is_left_alone(tmp_path: Path) -> None:
     """A folder that came to be while the new one was filled is not replaced."""
     final = tmp_path / "final"
@@ -267,16 +306,17 @@ def test_each_error_has_its_own_advice(number: int, advice: str | None) -> None:
 
 def test_leftovers_are_removed(tmp_path: Path) -> None:
     """What a killed process left half-written goes, or only what is old enough of it; everything else stays."""
-    for name in (".final.1.tmp", ".new.2.tmp"):
+    for name in (".final.1.tmp", ".new.2-0123abcd.tmp"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text("half")
     (tmp_path / ".file.123.tmp").write_text("half")
     os.utime(tmp_path / ".file.123.tmp", (0, 0))
-    kept = [tmp_path / name for name in (".lock", "notes.tmp", "file")]
+    kept = [tmp_path / name for name in (".lock", "notes.tmp", ".notes.tmp", ".old.2-0123abcd", "file")]
     for path in kept:
         path.write_text("keep")
     remove_leftovers(tmp_path, older_than=86_400)
-    assert sorted(path.name for path in tmp_path.glob(".*.tmp")) == [".final.1.tmp", ".new.2.tmp"]
+    found = {path.name for path in tmp_path.glob(".*.tmp")} - {".notes.tmp"}
+    assert sorted(found) == [".final.1.tmp", ".new.2-0123abcd.tmp"]
     remove_leftovers(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted(kept)
 

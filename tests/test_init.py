@@ -50,6 +50,8 @@ def test_train(tmp_path: Path) -> None:
         ("no setting stepz; there are family, layers", {"stepz": 5}),
         ("minutes decide how many steps there are", {"minutes": 2}),
         ("out must be a path, not 5", {"out": 5}),
+        ("out must be a path, not ''", {"out": ""}),
+        ("force must be True or False, not 'no'", {"force": "no"}),
         ("no preset \\['nano'\\]", {"preset": ["nano"]}),
     ]:
         with pytest.raises(mlx_tinylm.TinyLMError, match=message):

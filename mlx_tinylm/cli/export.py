@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlx_tinylm.cli.options import ModelPath
+from mlx_tinylm.cli.options import FolderPath, ModelPath
 from mlx_tinylm.cli.pages import Fitted
 from mlx_tinylm.cli.terminal import table
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=Fitted)
 @click.argument("weights", type=ModelPath())
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to make.")
+@click.option("--out", type=FolderPath(), required=True, help="The folder to make.")
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float16", "bfloat16"]),

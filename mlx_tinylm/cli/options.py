@@ -34,14 +34,23 @@ def usage() -> Iterator[None]:
 # Shared
 
 
-class ModelPath(click.Path):
-    """A model folder; where only weights/ holds one of that name, the error says so."""
+class FolderPath(click.Path):
+    """The path of a folder that need not exist."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if value == "":  # as from a variable that is not set; a path of it would be the folder that one is in
+            self.fail("is empty; give the path of a folder.", param, ctx)
+        return Path(os.fsdecode(super().convert(value, param, ctx)))
+
+
+class ModelPath(FolderPath):
+    """A model folder; where only weights/ holds one of that name, the error says so."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path: Path = super().convert(value, param, ctx)
         near = Path("weights") / path
         if not path.exists() and near.is_dir():
             raise TinyLMError(f"{path}: no such folder; did you mean {near.as_posix()}?")

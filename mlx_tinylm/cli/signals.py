@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Signals:
         if self.run is None:
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
         self.received = number
+        sys.unraisablehook = lambda _: None  # Python complains of a second signal that came in the same instant
         for each in self.previous:  # a terminal that closes may say so more than once
             signal.signal(each, signal.SIG_IGN if each == HANGUP else signal.SIG_DFL)
         self.run.stop()

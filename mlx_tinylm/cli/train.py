@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from mlx_tinylm.backend import DEVICES
-from mlx_tinylm.cli.options import ModelPath, Number, flag, train_settings, usage
+from mlx_tinylm.cli.options import FolderPath, ModelPath, Number, flag, train_settings, usage
 from mlx_tinylm.cli.pages import TrainPage, text_or_run
 from mlx_tinylm.cli.terminal import note
 from mlx_tinylm.run_folder.presets import DEFAULT_PRESET, PRESETS, preset
@@ -31,7 +31,7 @@ from mlx_tinylm.run_folder.presets import DEFAULT_PRESET, PRESETS, preset
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=FolderPath(),
     show_default="a fresh weights/run-N",
     help="The model folder to make.",
 )

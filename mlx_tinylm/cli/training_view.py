@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mlx_tinylm.training.live_run import Run
 
 PLAIN_LINE_EVERY = 10.0  # seconds between two lines where there is no terminal to draw a bar on
+SIGPIPE = 13  # what ends other programs that nobody reads
 OVERFITS = 1.005  # last validation loss over the best one, from where on it is called overfitting
 FALLS = 0.995  # last validation loss over the one before, up to where it is called falling
 ENOUGH = 4  # validations that a curve must have before it is judged, that of step 0 among them
@@ -33,6 +34,7 @@ def show_training(open_run: AbstractContextManager[Run], origin: str) -> None:
 
     `origin` says where its settings come from.
     """
+    unread = False
     with Signals() as signals, open_run as run:
         for problem in run.notes:
             note(problem)
@@ -42,12 +44,16 @@ def show_training(open_run: AbstractContextManager[Run], origin: str) -> None:
             for event in run.events():
                 try:
                     bar.show(event)
-                except OSError:  # nobody reads this any more: as after Ctrl-C
+                except BrokenPipeError:  # nobody reads this any more: as after Ctrl-C
+                    unread = True
                     run.stop()
+                except OSError:  # a log on a full disk is no reason to end hours of training
+                    pass
         with contextlib.suppress(BrokenPipeError) if signals.received else contextlib.nullcontext():
             print(conclusion(run), flush=True)
-    if signals.received and (run.state.step < run.config.steps or run.unvalidated):
-        raise SystemExit(128 + signals.received)
+    ended = signals.received or (SIGPIPE if unread else 0)
+    if ended and (run.state.step < run.config.steps or run.unvalidated):
+        raise SystemExit(128 + ended)
 
 
 class Bar:
@@ -181,7 +187,8 @@ def conclusion(run: Run) -> str:
     lines += [outcome(run), advice(run)]
     prompt = run.corpus.first_words() or run.tokenizer.example
     example = f" --prompt {shlex.quote(prompt)}" if prompt.isprintable() else ""  # a newline is the default
-    lines.append(f"Write with it:  mlx-tinylm generate --weights {folder}{example}")
+    if step or run.fine_tuned:
+        lines.append(f"Write with it:  mlx-tinylm generate --weights {folder}{example}")
     more = f"Go on:          mlx-tinylm train --resume {folder}"
     if run.out_of_patience:
         lines.append(f"{more} --patience off")

@@ -9,8 +9,9 @@ from mlx_tinylm.checks import check
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.export.gguf import GGUF
 from mlx_tinylm.export.model_card import CARD, is_sealed
+from mlx_tinylm.files import is_leftover, undo_exchange
 from mlx_tinylm.model_folder.folder import WEIGHTS
-from mlx_tinylm.run_folder.folder import SETTINGS
+from mlx_tinylm.run_folder.folder import CHECKPOINTS, SETTINGS
 
 # What comes along from the folder of another tool's model, as it is; our own tokenizer needs none of it.
 FOREIGN_FILES = ("tokenizer_config.json", "chat_template.jinja")
@@ -22,11 +23,15 @@ def check_target(source: Path, out: Path, force: bool) -> None:
 
     `out` does not exist or is empty; or, with `force`, it is an export, or has no file of an export's names.
     """
+    for parent in (out / "any").resolve().parents[1:]:
+        inside = (parent / SETTINGS).is_file() and (parent / CHECKPOINTS).is_dir()
+        check(not inside, f"{out}: lies in the folder of a training run, {parent}; choose another --out")
     try:
         if not out.exists():
             return
         check(out.is_dir(), f"{out}: is a file; choose another --out")
-        there = sorted(path.name for path in out.iterdir())
+        undo_exchange(out)  # an export that was cut short while it replaced another
+        there = sorted(path.name for path in out.iterdir() if not is_leftover(path.name))
         lies_in_out = _lies_in(source, out)
     except OSError as error:
         raise TinyLMError(f"{out}: cannot be used ({error.strerror or error}); choose another --out") from None

@@ -104,6 +104,10 @@ def read_config(folder: Path) -> ModelConfig:
     Raises TinyLMError naming the file and the key. Warns where it names Python code, which is ignored.
     """
     path = folder / "config.json"
+    if folder.is_file():
+        raise TinyLMError(f"{folder}: is a file, not a model folder; name the folder that it lies in, or another")
+    if folder.parent.name == "checkpoints" and not path.exists():
+        raise TinyLMError(f"{folder}: is a checkpoint, not a model folder; the run is {folder.parent.parent}")
     if not path.exists():
         raise TinyLMError(f"{folder}: no config.json here. Train a model: mlx-tinylm train --out {folder}")
     with _named(path):

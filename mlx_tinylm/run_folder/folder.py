@@ -14,3 +14,13 @@ OWN = (
     CHECKPOINTS,
     SETTINGS,
 )
+
+
+def checkpoint_name(step: int) -> str:
+    """The name of the folder of a checkpoint."""
+    return f"{step:08d}"
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether a name is one that `checkpoint_name` gives."""
+    return name.isascii() and name.isdecimal() and checkpoint_name(int(name)) == name

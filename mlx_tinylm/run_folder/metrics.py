@@ -11,6 +11,8 @@ from typing import Any
 from mlx_tinylm.files import read, unwritable, write_atomically
 from mlx_tinylm.run_folder.folder import METRICS
 
+MOST_STEPS = 10**9  # a line that says more is damaged
+
 
 def append(folder: Path, metrics: dict[str, Any]) -> None:
     """Add the line of one step; raises TinyLMError where it cannot be written."""
@@ -68,4 +70,5 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
         metrics = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return metrics if isinstance(metrics, dict) and isinstance(metrics.get("step"), int) else None
+    step = metrics.get("step") if isinstance(metrics, dict) else None
+    return metrics if isinstance(step, int) and 0 <= step <= MOST_STEPS else None

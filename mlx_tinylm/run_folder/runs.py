@@ -104,7 +104,7 @@ def find_run(folder: Path, config: ModelConfig | None = None) -> Run | DamagedRu
     except OSError as error:
         problem = str(error.strerror)
     for place in (f"{folder}/", f"{folder}: "):
-        problem = problem.replace(place, "")
+        problem = problem.removeprefix(place)
     return DamagedRun(folder, _date(folder), " ".join(problem.split()))
 
 

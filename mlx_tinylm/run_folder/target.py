@@ -6,12 +6,12 @@ import itertools
 import os
 from collections.abc import Iterable
 from errno import EEXIST, ENOTDIR, ENOTEMPTY
-from fnmatch import fnmatch
 from pathlib import Path
 
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.files import DAY, remove_leftovers, unwritable
-from mlx_tinylm.run_folder.folder import OWN, SETTINGS
+from mlx_tinylm.files import DAY, is_interrupted, is_leftover, remove_leftovers, undo_exchange, unwritable
+from mlx_tinylm.locks import lock
+from mlx_tinylm.run_folder.folder import CHECKPOINTS, OWN, SETTINGS, is_checkpoint
 from mlx_tinylm.run_folder.record import RunRecord
 
 
@@ -30,6 +30,15 @@ def numbered(folder: Path) -> Path:
     raise AssertionError("there is always another number")
 
 
+def undo_interrupted(folder: Path) -> list[str]:
+    """Put an earlier run back whose replacement was cut short, as by a power cut; a note if there was one."""
+    if not is_interrupted(folder):
+        return []
+    with lock(folder):
+        undo_exchange(folder)
+    return [f"{folder}: a replacement by --force was cut short, and is undone"]
+
+
 def refuse_filled(folder: Path, force: bool) -> None:
     """Raise TinyLMError where a new run would not have `folder` to itself, or cannot make it.
 
@@ -41,11 +50,20 @@ def refuse_filled(folder: Path, force: bool) -> None:
             f"{folder}: has something in it already ({', '.join(there[:3])}); choose another --out, "
             "go on with --resume, or add --force to replace a run"
         )
+    for parent in (folder / "any").resolve().parents[1:]:
+        if (parent / SETTINGS).is_file() and (parent / CHECKPOINTS).is_dir():
+            raise TinyLMError(f"{folder}: lies in the folder of another run, {parent}; choose another --out")
     ours = [name for name in there if name in OWN]
     try:
         is_run = RunRecord.find(folder) is not None
     except TinyLMError as error:
         raise TinyLMError(f"{error}; --force replaces runs only, and this may be none: choose another --out") from None
+    foreign = [name for name in _entries(folder / CHECKPOINTS) if not is_checkpoint(name)] if is_run else []
+    if foreign:
+        raise TinyLMError(
+            f"{folder / CHECKPOINTS}: holds {', '.join(foreign[:3])}, which no run wrote; move it away, "
+            "or choose another --out"
+        )
     if ours and not is_run:
         raise TinyLMError(
             f"{folder}: has {', '.join(ours[:3])}, and no {SETTINGS} that a run of this program wrote. "
@@ -72,9 +90,7 @@ def refuse_sources(folder: Path, sources: Iterable[Path]) -> None:
 def _entries(folder: Path) -> list[str]:
     """The names in a folder, but for its lock and what killed processes left; none where there is no folder."""
     try:
-        return sorted(
-            path.name for path in folder.iterdir() if path.name != ".lock" and not fnmatch(path.name, ".*.tmp")
-        )
+        return sorted(path.name for path in folder.iterdir() if path.name != ".lock" and not is_leftover(path.name))
     except FileNotFoundError:
         return []
     except NotADirectoryError:

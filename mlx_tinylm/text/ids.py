@@ -5,7 +5,8 @@ Shapes: N ids.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,10 @@ class UnknownCharactersError(TinyLMError):
     def __init__(self, name: str, characters: str) -> None:
         super().__init__(f"{name}: has characters that the model does not know: {quoted(characters)}")
         self.characters = characters
+
+
+class ChangedTextError(TinyLMError):
+    """A text is another one now than it was a moment ago."""
 
 
 @dataclass(frozen=True)
@@ -74,17 +79,25 @@ def encode(corpus: Corpus, tokenizer: Tokenizer) -> Ids:
             make_folder(path.parent)
             remove_leftovers(path.parent, older_than=DAY)
             write_atomically(path, with_checksum(ids.astype(dtype).tobytes() for ids in _arrays(corpus, tokenizer)))
+        except ChangedTextError:
+            raise
         except TinyLMError as error:
-            raise TinyLMError(f"{error}. Or name another folder: {CACHE}") from None
+            raise TinyLMError(f"{error}. {CACHE} names another folder for it") from None
     ids_cache.used(path)
     count = (path.stat().st_size - CHECKSUM) // dtype.itemsize
     return np.memmap(path, dtype, mode="r", shape=(count,)) if count else np.zeros(0, dtype)
 
 
-def _arrays(corpus: Corpus, tokenizer: Tokenizer) -> Iterable[npt.NDArray[np.int32]]:
-    if tokenizer.alphabet is None:  # a token may span two chunks, so all the text goes in at once
-        return [tokenizer.encode_array(corpus.text())]
-    return map(tokenizer.encode_array, corpus.chunks())
+def _arrays(corpus: Corpus, tokenizer: Tokenizer) -> Iterator[npt.NDArray[np.int32]]:
+    """The ids in pieces; raises TinyLMError where the text is no longer that which was described."""
+    # A token may span two chunks, so all the text goes in at once, unless each is a character.
+    chunks = corpus.chunks() if tokenizer.alphabet is not None else [corpus.text()]
+    found = hashlib.sha256()
+    for chunk in chunks:
+        found.update(chunk.encode())
+        yield tokenizer.encode_array(chunk)
+    if found.hexdigest() != corpus.sha256:
+        raise ChangedTextError(f"{corpus.name}: changed while it was read; try again when it is at rest")
 
 
 def check_length(corpus_name: str, dataset: Dataset, context: int) -> None:

@@ -20,7 +20,7 @@ from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.files import filled_folder, remove, write_atomically
 from mlx_tinylm.integrity import read_sealed, sealed, sha256_of
 from mlx_tinylm.model_folder.tensor_files import read_safetensors, write_tensors
-from mlx_tinylm.run_folder.folder import CHECKPOINTS
+from mlx_tinylm.run_folder.folder import CHECKPOINTS, checkpoint_name, is_checkpoint
 from mlx_tinylm.training.state import DivergedError, TrainState
 
 KEEP = 2
@@ -32,7 +32,7 @@ def save(run: Path, state: TrainState, progress: dict[str, Any]) -> Path:
 
     Raises TinyLMError where it cannot be written, DivergedError where the weights are not finite: not good to keep.
     """
-    final = run / CHECKPOINTS / _name(state.step)
+    final = run / CHECKPOINTS / checkpoint_name(state.step)
     if not run.is_dir():
         raise TinyLMError(f"{run}: is gone; put it back")
     drop(final)  # there is none, unless its step is made a second time
@@ -53,7 +53,7 @@ def save(run: Path, state: TrainState, progress: dict[str, Any]) -> Path:
 
 def check_writable(run: Path) -> None:
     """Raise TinyLMError where no checkpoint can be written: better before hours of training than after."""
-    probe = run / CHECKPOINTS / ".probe.tmp"
+    probe = run / CHECKPOINTS / f".probe.{os.getpid()}.tmp"
     try:
         write_atomically(probe, b"")
     finally:
@@ -78,19 +78,15 @@ def _parts(state: TrainState) -> dict[str, dict[str, mx.array]]:
 
 def drop(folder: Path) -> None:
     """Remove a checkpoint, if it is there, so that no half of it is ever seen under its name."""
-    aside = folder.with_name(f".{folder.name}.old.tmp")
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     with contextlib.suppress(OSError):  # not there, or it cannot be removed either
         os.rename(folder, aside)
     remove(aside)
 
 
-def _name(step: int) -> str:
-    return f"{step:08d}"
-
-
 def saved(run: Path) -> list[Path]:
     """The checkpoints of a run, the newest first."""
-    found = (path for path in (run / CHECKPOINTS).glob("[0-9]*") if path.name.isdecimal())
+    found = (path for path in (run / CHECKPOINTS).glob("[0-9]*") if is_checkpoint(path.name))
     return sorted(found, key=lambda path: int(path.name), reverse=True)
 
 
@@ -122,7 +118,7 @@ def _load(folder: Path, state: TrainState) -> dict[str, Any]:
         raise TinyLMError(f"{error.filename or folder}: cannot be read ({error.strerror})") from None
     except (KeyError, TypeError, ValueError) as error:
         raise TinyLMError(f"{folder / STATE}: not a checkpoint ({error!r})") from None
-    if folder.name != _name(step):
+    if folder.name != checkpoint_name(step):
         raise TinyLMError(f"{folder}: holds the checkpoint of step {step}; the folder was renamed or swapped")
     for name, tensors in _parts(state).items():
         shapes = {key: tensor.shape for key, tensor in tensors.items()}

@@ -35,7 +35,7 @@ from mlx_tinylm.training import checkpoint
 from mlx_tinylm.training.loop import baselines, run_steps, validate
 from mlx_tinylm.training.optimizer import schedule
 from mlx_tinylm.training.progress import SAMPLE_CHARACTERS, Progress, due_at, next_due
-from mlx_tinylm.training.state import DivergedError, TrainState, kept_tensors, kept_weights
+from mlx_tinylm.training.state import AGAINST_DIVERGENCE, DivergedError, TrainState, kept_tensors, kept_weights
 from mlx_tinylm.training.step import Step, make_step
 
 
@@ -191,11 +191,11 @@ class Run:
 
     def _after_divergence(self) -> str:
         """What to try after a divergence, with the weights that are still good, if there are any."""
-        advice = "Training stopped. Try a lower --learning-rate, more --warmup-steps, or --grad-clip 1"
         if self.progress.best_loss is None:
-            return f"{advice}, in a new run"
+            return f"{AGAINST_DIVERGENCE}, in a new run"
         start = shlex.quote(str(self.folder))
-        return f"{advice}: anew, or from the best weights, of step {self.progress.best_step}, with --init-from {start}"
+        best = f"the best weights, of step {self.progress.best_step}, with --init-from {start}"
+        return f"{AGAINST_DIVERGENCE}: anew, or from {best}"
 
     def _record(self, line: dict[str, Any]) -> None:
         with self._going_on_later():

@@ -32,6 +32,7 @@ from mlx_tinylm.training.step import make_step
 
 WARM_UP = 2  # things left out of each measurement
 LEAST, MOST = 4, 30  # steps timed
+LARGEST = 10**9  # steps
 SHARE = 0.05  # of the whole time, for the trial of steps
 
 
@@ -69,7 +70,7 @@ def paced(
 
     Raises TinyLMError where not a single one does.
     """
-    config = dataclasses.replace(config, steps=10**9)
+    config = dataclasses.replace(config, steps=LARGEST)
     state = new_state(config, model_config, compute, weights)
     first, step = _steps(state, config, dataset, compute, 60 * minutes * SHARE)
     model = MLXModel(state.model, compute)
@@ -82,7 +83,7 @@ def paced(
         f"{minutes:g} minutes are too short: with what came before it, one step and its validations take "
         f"{(60 * minutes - left + least) / 60:.2g} minutes here; give more, or choose a smaller model",
     )
-    low, high = 1, int(left / step) + 2  # low fits, high does not
+    low, high = 1, min(int(left / step) + 2, LARGEST)  # low fits, high does not
     while high - low > 1:
         middle = (low + high) // 2
         if pace.seconds(dataclasses.replace(config, steps=middle)) <= left:

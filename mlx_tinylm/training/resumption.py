@@ -24,6 +24,7 @@ from mlx_tinylm.run_folder.events import Saved
 from mlx_tinylm.run_folder.folder import CHECKPOINTS
 from mlx_tinylm.run_folder.record import RunRecord
 from mlx_tinylm.run_folder.settings import TrainConfig
+from mlx_tinylm.run_folder.target import undo_interrupted
 from mlx_tinylm.text.tokenizer import Tokenizer
 from mlx_tinylm.training import checkpoint
 from mlx_tinylm.training.live_run import Run
@@ -44,20 +45,21 @@ def resume(compute: Compute, folder: Path, changes: dict[str, Any], data: Sequen
     starting again. A schedule that falls to the end of the run then falls to its new end.
     Raises TinyLMError for other changes and for another text.
     """
+    restored = undo_interrupted(folder)
     record = RunRecord.read(folder)
     config = _changed(folder, record.settings, changes)
     corpus = same_text(folder, record, data)
     with lock(folder):
         for place in (folder, folder / CHECKPOINTS, *checkpoint.saved(folder)):
             remove_leftovers(place)
-        checkpoint.check_writable(folder)
         tokenizer = Tokenizer.load(folder)
         dataset = encoded(corpus, tokenizer, config)
         state = new_state(config, read_config(folder), compute)
         kept, damaged = checkpoint.load_newest(folder, state)
+        checkpoint.check_writable(folder)
         progress = Progress(**kept)
         _refuse_ended(folder, config, state.step, progress)
-        notes = [f"{problem}; going on from step {state.step}" for problem in damaged]
+        notes = restored + [f"{problem}; going on from step {state.step}" for problem in damaged]
         notes += _jump(record.settings, config, state.step)
         notes += _restore_weights(folder, state, progress)
         sources = kept_sources(folder, folder, corpus, data) if data else record.data  # it may lie somewhere else now

@@ -18,7 +18,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_tinylm.backend.devices import Compute
-from mlx_tinylm.checks import check, check_number
+from mlx_tinylm.checks import brief, check, check_number
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.files import filled_folder, remove_leftovers
 from mlx_tinylm.integrity import sha256_of
@@ -30,7 +30,7 @@ from mlx_tinylm.run_folder.events import Saved
 from mlx_tinylm.run_folder.folder import OWN, SMALL_FILES
 from mlx_tinylm.run_folder.record import RunRecord
 from mlx_tinylm.run_folder.settings import TrainConfig
-from mlx_tinylm.run_folder.target import numbered, refuse_filled, refuse_sources
+from mlx_tinylm.run_folder.target import numbered, refuse_filled, refuse_sources, undo_interrupted
 from mlx_tinylm.text.corpus import Corpus, open_corpus
 from mlx_tinylm.text.named_corpora import DEFAULT_CORPUS
 from mlx_tinylm.text.tokenizer import Tokenizer
@@ -39,7 +39,7 @@ from mlx_tinylm.training.live_run import Run
 from mlx_tinylm.training.pace import paced
 from mlx_tinylm.training.progress import Progress
 from mlx_tinylm.training.source_text import encoded, kept_sources
-from mlx_tinylm.training.state import check_memory, kept_tensors, new_state
+from mlx_tinylm.training.state import AGAINST_DIVERGENCE, DivergedError, check_memory, kept_tensors, new_state
 
 DEFAULT_PARENT = Path("weights")  # of the folders of runs that are given none
 
@@ -67,6 +67,8 @@ def start(
     """
     began = time.perf_counter()
     check(minutes is None or "steps" not in given, "minutes decide how many steps there are: leave one of them out")
+    check(isinstance(force, bool), f"force must be True or False, not {brief(force)}")
+    notes = undo_interrupted(folder) if folder else []
     if folder:
         refuse_filled(folder, force)
     data = data or (DEFAULT_CORPUS,)
@@ -88,7 +90,10 @@ def start(
     weights = source.tensors() if source else None
     if minutes is not None:
         check_number("minutes", minutes, 0, 10**7, above=True)
-        config = paced(config, minutes, began, dataset, tokenizer, compute, model_config, weights)
+        try:
+            config = paced(config, minutes, began, dataset, tokenizer, compute, model_config, weights)
+        except DivergedError as error:
+            raise TinyLMError(f"{error}. {AGAINST_DIVERGENCE}, in a new run") from None
     state = new_state(config, model_config, compute, weights)
     progress = Progress()
     place = folder or DEFAULT_PARENT / f".run.{os.getpid()}.tmp"
@@ -98,7 +103,7 @@ def start(
             held.enter_context(lock(place))
             refuse_filled(place, force)  # again, now that nobody else can fill it
             remove_leftovers(place)
-        with filled_folder(place, OWN) as beside:
+        with _under_its_name(place, folder), filled_folder(place, OWN) as beside:
             if not exists:
                 held.enter_context(lock(beside))
             write_folder(beside, model_config, tokenizer)
@@ -117,7 +122,17 @@ def start(
             compute,
             Saved(0, folder / saved.relative_to(beside)),
             fine_tuned=source is not None,
+            notes=tuple(notes),
         )
+
+
+@contextlib.contextmanager
+def _under_its_name(place: Path, folder: Path | None) -> Iterator[None]:
+    """Errors of a run that has no number yet name the folder that it is to lie in."""
+    try:
+        yield
+    except TinyLMError as error:
+        raise TinyLMError(str(error) if folder else str(error).replace(str(place), str(place.parent))) from None
 
 
 def _shaped_as(source: ModelFolder, config: TrainConfig, given: Collection[str]) -> TrainConfig:

@@ -41,7 +41,9 @@ def kept_sources(writing: Path, folder: Path, corpus: Corpus, data: Sequence[str
     `folder`; raises TinyLMError where there is such a text, of another run.
     """
     if all(item in NAMED or (item != "-" and (os.path.isfile(item) or os.path.isdir(item))) for item in data):
-        return tuple(item if item in NAMED else str(Path(item).resolve()) for item in data)
+        own = (folder / TEXT).resolve()
+        places = (item if item in NAMED else Path(item).resolve() for item in data)
+        return tuple(TEXT if place == own else str(place) for place in places)  # its own stays so when the run moves
     if (folder / TEXT).exists() and sha256_of(folder / TEXT) != corpus.sha256:
         raise TinyLMError(
             f"{folder / TEXT}: is another text, perhaps the only copy of what came through a pipe; "

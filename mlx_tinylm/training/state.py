@@ -22,6 +22,8 @@ from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.training.average import Average
 from mlx_tinylm.training.optimizer import build_optimizer
 
+AGAINST_DIVERGENCE = "Training stopped. Try a lower --learning-rate, more --warmup-steps, or --grad-clip 1"
+
 
 class DivergedError(TinyLMError):
     """Training went wrong: something is no finite number any more."""

@@ -124,3 +124,11 @@ def test_minutes(invoke: Invoke, made: Path, tmp_path: Path) -> None:
     both = invoke("train", "--minutes", "1", "--steps", "5")
     assert (both.exit_code, "--minutes decides how many --steps there are" in both.stderr) == (2, True)
     assert invoke("train", "--resume", run, "--minutes", "1").exit_code == 2
+
+
+def test_an_empty_name_is_no_folder(invoke: Invoke) -> None:
+    """A path from a variable that is not set is not the folder that one is in."""
+    for option in ("--out", "--resume", "--init-from"):
+        result = invoke("train", option, "", "--force")
+        assert result.exit_code == 2
+        assert "is empty; give the path of a folder" in result.stderr

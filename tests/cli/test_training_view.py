@@ -280,9 +280,26 @@ def test_a_closed_pipe_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(sys, "stderr", Closed())
     run = run_of(0, events=EVENTS)
-    show_training(contextlib.nullcontext(run), "")
+    with pytest.raises(SystemExit) as ended:
+        show_training(contextlib.nullcontext(run), "")
+    assert ended.value.code == 141  # what a shell says of a program that nobody reads: `train && export` ends there
     assert run.stops
     assert run.state.step == 3
+
+
+def test_a_log_that_cannot_be_written_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log on a full disk is no reason to end a run whose own disk is not."""
+
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            if text.startswith("step"):
+                raise OSError(28, "No space left on device")
+            return super().write(text)
+
+    monkeypatch.setattr(sys, "stderr", Full())
+    run = run_of(0, events=[Stepped(step, 2.0, 1.0) for step in range(1, 11)])
+    show_training(contextlib.nullcontext(run), "")
+    assert (run.stops, run.state.step) == (0, 10)
 
 
 def test_ignored_signals_stay_ignored() -> None:

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.model_folder.trained_on import TextRecord
 from mlx_tinylm.run_folder.folder import OWN
+from mlx_tinylm.run_folder.record import RunRecord
+from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.run_folder.target import numbered, refuse_filled, refuse_sources
 
 
@@ -75,7 +78,7 @@ def test_only_a_run_is_replaced(name: str, tmp_path: Path) -> None:
 
 def test_what_killed_processes_left_is_nothing(tmp_path: Path) -> None:
     """A folder with nothing but half a file of a process that was killed is free."""
-    filled(tmp_path, ".new.123-45.tmp")
+    filled(tmp_path, ".new.123-0123abcd.tmp")
     refuse_filled(tmp_path, force=False)
 
 
@@ -91,3 +94,24 @@ def test_what_a_run_is_made_from_is_not_replaced(tmp_path: Path) -> None:
             refuse_sources(run, [tmp_path / "elsewhere", source])
     refuse_sources(run, [run / "text.txt", run / "mine.txt", tmp_path / "elsewhere"])
     refuse_sources(tmp_path / "new", [tmp_path / "new"])
+
+
+def write_record(folder: Path) -> None:
+    """As much of a run as its record is."""
+    folder.mkdir()
+    (folder / "checkpoints").mkdir()
+    text = TextRecord("book.txt", "0" * 64, 1)
+    RunRecord(TrainConfig(), None, ("book.txt",), text, {}, {}, "cpu").write(folder)
+
+
+def test_what_lies_among_checkpoints_is_not_replaced(tmp_path: Path) -> None:
+    """A run whose checkpoints/ holds something of the user's, and a place inside a run, are refused."""
+    write_record(tmp_path / "run")
+    filled(tmp_path / "run" / "checkpoints" / "00000001", "state.json")
+    refuse_filled(tmp_path / "run", force=True)
+    for inside in (tmp_path / "run" / "new", tmp_path / "run" / "checkpoints" / "a"):
+        with pytest.raises(TinyLMError, match=r"lies in the folder of another run, .*run; choose another --out"):
+            refuse_filled(inside, force=False)
+    filled(tmp_path / "run" / "checkpoints" / "1066", "essay.txt")
+    with pytest.raises(TinyLMError, match=r"checkpoints: holds 1066, which no run wrote; move it away"):
+        refuse_filled(tmp_path / "run", force=True)

@@ -114,7 +114,7 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, own_cache: Path, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
-        with pytest.raises(TinyLMError, match=r"make room on its disk. Or name another folder: MLX_TINYLM_CACHE$"):
+        with pytest.raises(TinyLMError, match=r"make room on its disk. MLX_TINYLM_CACHE names another folder for it$"):
             encoded(corpus)
     assert list((own_cache / "ids").iterdir()) == []
 
@@ -182,4 +182,14 @@ def test_the_cache_is_held_to_its_limit(tmp_path: Path, own_cache: Path, monkeyp
     monkeypatch.setenv("MLX_TINYLM_CACHE_GB", "0.00000002")
     assert encoded(corpus_of(tmp_path, "dcba", "other.txt")) == [3, 2, 1, 0]
     assert len(list((own_cache / "ids").iterdir())) == 1
+    assert encoded(corpus_of(tmp_path, "abcd")) == [0, 1, 2, 3]
+
+
+def test_a_text_that_changes_while_it_is_read(tmp_path: Path, own_cache: Path) -> None:
+    """What is encoded is what was described, or nothing is kept: the cache never has other ids under a text's name."""
+    corpus = corpus_of(tmp_path, "abcd")
+    (tmp_path / "text.txt").write_text("abcdabcd")
+    with pytest.raises(TinyLMError, match=r"text\.txt: changed while it was read; try again when it is at rest$"):
+        encoded(corpus)
+    assert list((own_cache / "ids").iterdir()) == []
     assert encoded(corpus_of(tmp_path, "abcd")) == [0, 1, 2, 3]

@@ -243,6 +243,9 @@ def test_force_keeps_the_only_copy_of_a_text(tmp_path: Path, text: Path, monkeyp
     piped(text, force=True)
     assert kept.read_bytes() == text.read_bytes()
     assert resume(folder).state.step == 8
+    train(folder, PLAIN, kept, force=True)
+    folder.rename(tmp_path / "moved")
+    assert resume(tmp_path / "moved", steps=9).state.step == 9  # its own text moves with it
 
 
 def test_force_replaces_runs_only(tmp_path: Path, text: Path) -> None:
