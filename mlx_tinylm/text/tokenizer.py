@@ -192,13 +192,23 @@ def _alphabet(inner: Any) -> str | None:
     raw = json.loads(inner.to_str())
     if raw["model"].get("type") != "BPE" or raw["model"].get("merges"):
         return None
-    if any(raw.get(part) for part in ("normalizer", "pre_tokenizer", "post_processor")):
+    if raw.get("normalizer") or raw.get("pre_tokenizer") or not _adds_nothing(raw.get("post_processor")):
         return None
     if (raw.get("decoder") or {}).get("type") != "Fuse":
         return None
     if any(token["id"] < len(tokens) or not token["special"] for token in raw["added_tokens"]):
         return None
     return "".join(tokens)
+
+
+def _adds_nothing(post_processor: dict[str, Any] | None) -> bool:
+    """Whether ids stay as they are: transformers 5 saves a template that holds the text, or both of a pair, alone."""
+    if post_processor is None:
+        return True
+    if post_processor["type"] != "TemplateProcessing" or post_processor["special_tokens"]:
+        return False
+    texts = [[piece.get("Sequence", {}).get("id") for piece in post_processor[of]] for of in ("single", "pair")]
+    return texts == [["A"], ["A", "B"]]
 
 
 def _code_points(text: str) -> npt.NDArray[np.uint32]:

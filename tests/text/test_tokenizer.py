@@ -13,7 +13,7 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.text.tokenizer import END_OF_TEXT, Tokenizer, quoted
@@ -165,9 +165,22 @@ def test_foreign_settings_do_not_cut_texts(tmp_path: Path) -> None:
 CHARACTERS: dict[str, Any] = json.loads(Tokenizer.from_alphabet("abc").json)
 
 
+
+def template(single: str, pair: str, *special: str) -> dict[str, Any]:
+    """Changes to a tokenizer.json: the post-processor of a template, with `special` tokens of id 0."""
+    made = processors.TemplateProcessing(single=single, pair=pair, special_tokens=[(token, 0) for token in special])
+    return {"post_processor": json.loads(made.__getstate__())}
+
+
 @pytest.mark.parametrize(
     "changes",
     [
+        template("a $A", "$A $B", "a"),
+        template("$A", "$A a $B", "a"),
+        template("$A", "$A $B", "a"),
+        template("$A", "$B $A"),
+        template("$A $A", "$A $B"),
+        {"post_processor": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}},
         {"normalizer": {"type": "Lowercase"}},
         {"pre_tokenizer": {"type": "Whitespace"}},
         {"decoder": None},
@@ -184,6 +197,16 @@ def test_other_tokenizers_are_not_taken_for_characters(changes: dict[str, Any], 
     """The fast path is for tokenizers whose ids are characters, all in order, decoded as they are."""
     assert Tokenizer.load(saved(tmp_path, CHARACTERS)).alphabet == "abc"
     assert Tokenizer.load(saved(tmp_path, CHARACTERS | changes)).alphabet is None
+
+
+@pytest.mark.parametrize("types", [("$A", "$A $B"), ("$A:0", "$A:0 $B:1")], ids=["plain", "with types"])
+def test_a_template_that_adds_nothing(types: tuple[str, str], tmp_path: Path) -> None:
+    """What transformers 5 makes of tokenizer.json when it saves it again is a character tokenizer as before."""
+    tokenizer = Tokenizer.load(saved(tmp_path, CHARACTERS | template(*types)))
+    assert tokenizer.alphabet == "abc"
+    assert tokenizer.encode("cab") == [2, 0, 1]
+    with pytest.raises(TinyLMError, match="the model does not know 'z'"):
+        tokenizer.encode("cazb")
 
 
 @pytest.mark.parametrize("last", [7, 4_000_000_000])
