@@ -12,8 +12,9 @@ from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.export.gguf import GGUF, check_gguf, write_gguf
 from mlx_tinylm.export.model_card import CARD, Training, model_card, sealed_card
 from mlx_tinylm.export.read_back import Losses, logits_apart, losses
-from mlx_tinylm.export.target import FOREIGN_FILES, OWN_FILES, check_target
-from mlx_tinylm.files import filled_folder, flush, read, write_atomically
+from mlx_tinylm.export.target import OWN_FILES, check_target
+from mlx_tinylm.export.tokenizer_files import bring_tokenizer_files
+from mlx_tinylm.files import filled_folder, flush, write_atomically
 from mlx_tinylm.model_folder.config import GPT2Config, ModelConfig
 from mlx_tinylm.model_folder.folder import MLX_LM_PREFIX, WEIGHTS, open_folder, write_folder
 from mlx_tinylm.model_folder.quantization import dequantised
@@ -79,10 +80,7 @@ def export(
     with filled_folder(out, OWN_FILES) as folder:
         write_folder(folder, config, source.tokenizer, dtype, training.text if training else None)
         write_tensors(folder / WEIGHTS, tensors, dtype)
-        if source.tokenizer.alphabet is None:
-            for name in FOREIGN_FILES:
-                if (weights / name).is_file():
-                    write_atomically(folder / name, read(weights / name))
+        bring_tokenizer_files(weights, folder, source.tokenizer)
         if gguf:
             write_gguf(folder / GGUF, config, source.tokenizer, tensors, dtype)
             flush(folder / GGUF)

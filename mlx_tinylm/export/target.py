@@ -9,12 +9,11 @@ from mlx_tinylm.checks import check
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.export.gguf import GGUF
 from mlx_tinylm.export.model_card import CARD, is_sealed
+from mlx_tinylm.export.tokenizer_files import FOREIGN_FILES
 from mlx_tinylm.files import is_leftover, undo_exchange
 from mlx_tinylm.model_folder.folder import WEIGHTS
 from mlx_tinylm.run_folder.folder import CHECKPOINTS, SETTINGS
 
-# What comes along from the folder of another tool's model, as it is; our own tokenizer needs none of it.
-FOREIGN_FILES = ("tokenizer_config.json", "chat_template.jinja")
 OWN_FILES = {"config.json", "tokenizer.json", "generation_config.json", WEIGHTS, CARD, GGUF, *FOREIGN_FILES}
 
 

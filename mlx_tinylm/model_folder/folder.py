@@ -30,6 +30,7 @@ from mlx_tinylm.model_folder.config_json import (
 )
 from mlx_tinylm.model_folder.layout import Shape, tensor_shapes, transposed
 from mlx_tinylm.model_folder.tensor_files import Tensors, read_safetensors, stored_types
+from mlx_tinylm.model_folder.tokenizer_config import TOKENIZER_CONFIG, tokenizer_config
 from mlx_tinylm.model_folder.trained_on import TextRecord
 from mlx_tinylm.text.tokenizer import Tokenizer
 
@@ -145,7 +146,7 @@ def write_folder(
     write_atomically(folder / "tokenizer.json", tokenizer.json)
     eos_id = config.eos_ids[0] if config.eos_ids else tokenizer.eos_id
     eos_token = None if eos_id is None else tokenizer.inner.id_to_token(eos_id)
-    write_atomically(folder / "tokenizer_config.json", to_json(tokenizer_config(config.context, eos_token)))
+    write_atomically(folder / TOKENIZER_CONFIG, to_json(tokenizer_config(config.context, eos_token)))
     write_atomically(folder / GENERATION, to_json(generation_config_to_json(config)))
 
 
@@ -231,13 +232,3 @@ def _gpt2_stored(name: str, tensor: npt.NDArray[Any]) -> tuple[str, npt.NDArray[
         name = name.removeprefix(MLX_LM_PREFIX)
         return name, transposed({name: tensor})[name]
     return name.removeprefix(TRANSFORMERS_PREFIX), tensor
-
-
-def tokenizer_config(context: int, eos_token: str | None) -> dict[str, Any]:
-    """`tokenizer_config.json`: without the class, other tools bring their own pre-tokenizer and lose newlines."""
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "clean_up_tokenization_spaces": False,
-        "eos_token": eos_token,
-        "model_max_length": context,
-    }

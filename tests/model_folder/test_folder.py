@@ -77,9 +77,6 @@ def test_round_trip(config: ModelConfig, folder: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {*FILES, "tokenizer_config.json", "generation_config.json"}
     raw = {path.name: json.loads(path.read_text()) for path in folder.glob("*.json")}
     assert raw["config.json"]["eos_token_id"] == raw["generation_config.json"]["eos_token_id"] == 12
-    told = raw["tokenizer_config.json"]  # without the class, other tools bring their own pre-tokenizer
-    assert (told["tokenizer_class"], told["clean_up_tokenization_spaces"]) == ("PreTrainedTokenizerFast", False)
-    assert (told["eos_token"], told["model_max_length"]) == ("<|endoftext|>", config.context)
     opened = open_folder(folder)
     assert opened.config == config
     assert opened.tokenizer.alphabet == "".join(map(chr, range(32, 44)))

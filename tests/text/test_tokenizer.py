@@ -165,7 +165,6 @@ def test_foreign_settings_do_not_cut_texts(tmp_path: Path) -> None:
 CHARACTERS: dict[str, Any] = json.loads(Tokenizer.from_alphabet("abc").json)
 
 
-
 def template(single: str, pair: str, *special: str) -> dict[str, Any]:
     """Changes to a tokenizer.json: the post-processor of a template, with `special` tokens of id 0."""
     made = processors.TemplateProcessing(single=single, pair=pair, special_tokens=[(token, 0) for token in special])
