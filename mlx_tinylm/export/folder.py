@@ -8,17 +8,18 @@ from pathlib import Path
 
 from mlx_tinylm.backend.devices import MLX_MISSING, prepare_if_possible
 from mlx_tinylm.checks import check
-from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.errors import TinyLMError, escaped
 from mlx_tinylm.export.gguf import GGUF, check_gguf, write_gguf
 from mlx_tinylm.export.model_card import CARD, Training, model_card, sealed_card
 from mlx_tinylm.export.read_back import Losses, logits_apart, losses
 from mlx_tinylm.export.target import OWN_FILES, check_target
 from mlx_tinylm.export.tokenizer_files import bring_tokenizer_files
-from mlx_tinylm.files import filled_folder, flush, write_atomically
+from mlx_tinylm.files import filled_folder, flush, read_json, write_atomically
 from mlx_tinylm.model_folder.config import GPT2Config, ModelConfig
 from mlx_tinylm.model_folder.folder import MLX_LM_PREFIX, WEIGHTS, open_folder, write_folder
 from mlx_tinylm.model_folder.quantization import dequantised
 from mlx_tinylm.model_folder.tensor_files import FLOATS, Tensors, write_tensors
+from mlx_tinylm.model_folder.tokenizer_config import TOKENIZER_CONFIG
 from mlx_tinylm.run_folder.training_text import text_at_hand
 
 BITS = (8, 4)
@@ -75,17 +76,16 @@ def export(
         config = dataclasses.replace(config, quantization=None)
     if quantize:
         config, tensors = _quantised(config, tensors, quantize)
-    training, corpus = Training.recorded(weights), text_at_hand(weights)
+    training, corpus, name = Training.recorded(weights), text_at_hand(weights), out.resolve().name
     example = corpus.first_words() if corpus else ""
     with filled_folder(out, OWN_FILES) as folder:
         write_folder(folder, config, source.tokenizer, dtype, training.text if training else None)
         write_tensors(folder / WEIGHTS, tensors, dtype)
         bring_tokenizer_files(weights, folder, source.tokenizer)
         if gguf:
-            write_gguf(folder / GGUF, config, source.tokenizer, tensors, dtype)
+            template = read_json(folder / TOKENIZER_CONFIG)["chat_template"]
+            write_gguf(folder / GGUF, config, source.tokenizer, tensors, dtype, escaped(name), template)
             flush(folder / GGUF)
-        card = model_card(source, config, training, out.resolve().name, dtype, gguf, example)
-        write_atomically(folder / CARD, sealed_card(card))
         difference, spread = logits_apart(source, stored, folder)
         allowed = TOLERANCE[quantize or dtype] * spread
         if not difference <= allowed:
@@ -94,6 +94,8 @@ def export(
                 f"where {allowed:.2g} is the most to expect; choose another --dtype or leave out --quantize"
             )
         measured = losses(source, stored, folder, corpus) if corpus else None
+        card = model_card(source, config, training, name, dtype, gguf, example, measured)
+        write_atomically(folder / CARD, sealed_card(card))
         size = sum(file.stat().st_size for file in folder.iterdir())
     return Exported(out, size, difference, spread, measured)
 

@@ -50,6 +50,8 @@ _MODEL = {
     "lm_head": "output",
 }
 
+_FILE_TYPE = {"float32": 0, "float16": 1, "bfloat16": 32}  # llama.cpp's LLAMA_FTYPE: what most tensors are
+
 
 def check_gguf(tokenizer: Tokenizer) -> None:
     """Raise TinyLMError where no GGUF can be written: without the `gguf` package, or for another tool's tokenizer."""
@@ -61,11 +63,21 @@ def check_gguf(tokenizer: Tokenizer) -> None:
         raise TinyLMError("only a model that reads character by character can become a GGUF here; leave out --gguf")
 
 
-def write_gguf(path: Path, config: ModelConfig, tokenizer: Tokenizer, tensors: Tensors, dtype: str) -> None:
-    """Write the stored `tensors` of a model, its matrices as `dtype`; vectors and positions stay float32."""
+def write_gguf(
+    path: Path,
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    tensors: Tensors,
+    dtype: str,
+    name: str,
+    chat_template: str,
+) -> None:
+    """Write the stored `tensors` of the model `name`, its matrices as `dtype`; vectors and positions stay float32."""
     import gguf
 
     writer = gguf.GGUFWriter(path, config.family)
+    writer.add_name(name)
+    writer.add_file_type(_FILE_TYPE[dtype])
     writer.add_context_length(config.context)
     writer.add_embedding_length(config.width)
     writer.add_block_count(config.layers)
@@ -81,6 +93,7 @@ def write_gguf(path: Path, config: ModelConfig, tokenizer: Tokenizer, tensors: T
         writer.add_rope_freq_base(config.rope_theta)
         writer.add_layer_norm_rms_eps(config.norm_eps)
     _add_tokenizer(writer, config, tokenizer)
+    writer.add_chat_template(chat_template)
     matrix_type = gguf.GGMLQuantizationType[{"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[dtype]]
     if config.family == "gpt2":
         tensors = transposed(tensors)
@@ -114,12 +127,15 @@ def _add_tokenizer(writer: Any, config: ModelConfig, tokenizer: Tokenizer) -> No
     kinds = [gguf.TokenType.NORMAL] * len(characters) + [gguf.TokenType.CONTROL] * (len(tokens) - len(characters))
     merges = {f"{c[:place]} {c[place]}": None for c in characters for place in range(1, len(c))}
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
+    # Splits nothing that a character needs. With "gpt-2", llama_detokenize takes spaces away: "a , b" became "a, b".
+    writer.add_tokenizer_pre("qwen2")
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
     # llama.cpp wants at least one merge, so here is one that no text can lead to
     writer.add_token_merges(list(merges) or [f"{END_OF_TEXT} {END_OF_TEXT}"])
     writer.add_eos_token_id(len(characters))
+    writer.add_pad_token_id(len(characters))
+    writer.add_add_bos_token(False)  # there is none
 
 
 def visible_bytes(text: str) -> str:

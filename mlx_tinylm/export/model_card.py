@@ -5,25 +5,26 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
-import os
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlx_tinylm.errors import TinyLMError, escaped
-from mlx_tinylm.export.gguf import GGUF
+from mlx_tinylm.export.loading import loading
+from mlx_tinylm.export.read_back import Losses
 from mlx_tinylm.files import read
 from mlx_tinylm.integrity import digest
-from mlx_tinylm.model_folder.config import GPT2Config, ModelConfig
+from mlx_tinylm.model_folder.config import ModelConfig
 from mlx_tinylm.model_folder.folder import ModelFolder
 from mlx_tinylm.model_folder.layout import count_parameters
 from mlx_tinylm.model_folder.trained_on import TextRecord
 from mlx_tinylm.run_folder.metrics import best_validation
 from mlx_tinylm.run_folder.record import RunRecord
 from mlx_tinylm.run_folder.training_text import trained_on
+from mlx_tinylm.text.named_corpora import NAMED
 
 CARD = "README.md"
+PUBLIC_DOMAIN = {NAMED["tinyshakespeare"].sha256}  # of texts
 SEAL = "<!-- mlx-tinylm export, SHA-256 of the text above: {} -->\n"
 
 
@@ -33,6 +34,7 @@ class Training:
 
     text: TextRecord
     best: tuple[int, float] | None  # in nats a token, the lowest validation loss; None where no run is recorded
+    is_free: bool  # to be published: the text is in the public domain, and the weights began as random numbers
 
     @classmethod
     def recorded(cls, folder: Path) -> Training | None:
@@ -42,7 +44,8 @@ class Training:
             best = best_validation(folder, record.first_validation if record else 0)
         except TinyLMError:
             return None
-        return cls(text, best) if text else None
+        began_here = record is None or record.init_from is None
+        return cls(text, best, began_here and text.sha256 in PUBLIC_DOMAIN) if text else None
 
 
 def sealed_card(text: str) -> str:
@@ -68,48 +71,61 @@ def model_card(
     dtype: str,
     gguf: bool = False,
     example: str = "",
+    losses: Losses | None = None,
 ) -> str:
     """The card of the model in the folder `name`, made from `source` with the shape `config` and the type `dtype`.
 
-    `example` is the prompt in its commands, if the text that the model was trained on has one.
+    `example` is the prompt in its commands, if the text that the model was trained on has one; `losses` are of that
+    text, where it is at hand.
     """
     characters = source.tokenizer.alphabet is not None
     return "\n".join(
         [
             "---",
-            *_front_matter(config, escaped(name, keep=""), training, characters),
+            *_front_matter(config, escaped(name, keep=""), training, characters, losses),
             "---",
             "",
             f"# {escaped(name, keep='')}",
             "",
-            *_description(source, config, dtype, training),
+            *_description(source, config, dtype, training, losses),
             "",
-            *_loading(config, name, example or source.tokenizer.example, gguf),
+            *loading(config, source.tokenizer, name, example or source.tokenizer.example, gguf),
         ]
     )
 
 
-def _front_matter(config: ModelConfig, name: str, training: Training | None, characters: bool) -> list[str]:
+def _front_matter(
+    config: ModelConfig, name: str, training: Training | None, characters: bool, losses: Losses | None
+) -> list[str]:
     tags = ["mlx", "mlx-tinylm", config.family, *(["character-level"] if characters else [])]
     lines = ["library_name: mlx", "pipeline_tag: text-generation", "tags:", *(f"- {tag}" for tag in tags)]
-    if (
-        training and training.best and not config.quantization
-    ):  # JSON is YAML, and its strings cannot break out of their quotes
-        text, (_, loss) = _one_line(training.text.name), training.best
-        metrics = [{"type": "loss", "name": "validation loss, nats", "value": round(loss, 4)}]
+    if training and training.is_free:
+        lines.append("license: mit")
+    if measured := _measured(config, training, losses):
+        text, what, loss = measured
+        metrics = [{"type": "loss", "name": f"{what}, nats", "value": round(loss, 4)}]
         if characters:
             bits = round(loss / math.log(2), 4)
-            metrics.append({"type": "bits_per_character", "name": "validation bits per character", "value": bits})
+            metrics.append({"type": "bits_per_character", "name": f"{what}, bits per character", "value": bits})
         result = {
             "task": {"type": "text-generation"},
             "dataset": {"name": text, "type": text},
             "metrics": metrics,
-        }
+        }  # JSON is YAML, and its strings cannot break out of their quotes
         lines.append(f"model-index: {json.dumps([{'name': name, 'results': [result]}])}")
     return lines
 
 
-def _description(source: ModelFolder, config: ModelConfig, dtype: str, training: Training | None) -> list[str]:
+def _measured(config: ModelConfig, training: Training | None, losses: Losses | None) -> tuple[str, str, float] | None:
+    """The text, what was measured on it, and the loss in nats of these very weights; None where that is not known."""
+    if training and training.best and not config.quantization:
+        return _one_line(training.text.name), "validation loss", training.best[1]
+    return (_one_line(losses.text), f"loss on {losses.part}", losses.after) if losses else None
+
+
+def _description(
+    source: ModelFolder, config: ModelConfig, dtype: str, training: Training | None, losses: Losses | None
+) -> list[str]:
     characters = source.tokenizer.alphabet
     packed = config.quantization
     numbers = f"{packed.bits} bits in groups of {packed.group_size}, the rest {dtype}" if packed else dtype
@@ -130,6 +146,12 @@ def _description(source: ModelFolder, config: ModelConfig, dtype: str, training:
         rows.append(("validation loss", f"{loss:.4f} nats on the last tenth of the text{before}"))
         if characters:
             rows.append(("bits per character", f"{loss / math.log(2):.4f}{before}"))
+    if packed and losses:
+        rows.append(("loss quantised", f"{losses.after:.4f} nats on {losses.part}, {losses.before:.4f} before"))
+    if training and training.is_free:
+        rows.append(("license", "MIT, as that of mlx-tinylm; the text is in the public domain"))
+    elif training:
+        rows.append(("license", "none named: it depends on the text; name one above, as `license:`, to publish this"))
     version = importlib.metadata.version("mlx-tinylm")
     what = "character by character" if characters else "token by token"
     return [
@@ -144,55 +166,3 @@ def _description(source: ModelFolder, config: ModelConfig, dtype: str, training:
 
 def _one_line(name: str) -> str:
     return escaped(" ".join(name.split()), keep="")[:100]
-
-
-def _shell(name: str) -> str:
-    """The name of a file for a shell; what does not print, or is no UTF-8, as bash and zsh write it."""
-    if escaped(name, keep="") == name:
-        return shlex.quote(name)
-    return "$'" + "".join(f"\\{byte:03o}" for byte in os.fsencode(name)) + "'"
-
-
-def _loading(config: ModelConfig, name: str, prompt: str, gguf: bool) -> list[str]:
-    """How each tool that knows this architecture loads the folder, from the folder above it."""
-    shell, quoted, call = _shell(name), json.dumps(name), json.dumps(prompt)
-    blocks = [
-        (
-            "mlx-tinylm, on MLX or where there is none on NumPy",
-            "sh",
-            f"mlx-tinylm generate --weights {shell} --prompt {call}\n"
-            f"mlx-tinylm generate --weights {shell} --prompt {call} --backend numpy",
-        ),
-        (
-            "NumPy from Python",
-            "python",
-            "import mlx_tinylm\n\n"
-            f'model, tokenizer = mlx_tinylm.load({quoted}, backend="numpy")\n'
-            f"print(mlx_tinylm.generate(model, tokenizer, {call}, max_tokens=200))",
-        ),
-    ]
-    if not isinstance(config, GPT2Config) or config.tied:  # mlx-lm knows no GPT-2 with a head of its own
-        blocks.append(("mlx-lm", "sh", f"mlx_lm.generate --model {shell} --prompt {call} --ignore-chat-template"))
-        blocks.append(
-            (
-                "LM Studio, on a Mac with Apple silicon",
-                "sh",
-                f"mkdir -p ~/.lmstudio/models/local && cp -R {shell} ~/.lmstudio/models/local/",
-            )
-        )
-    if config.quantization is None:  # transformers does not read MLX's packed matrices
-        blocks.append(
-            (
-                "transformers",
-                "python",
-                "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-                f"tokenizer = AutoTokenizer.from_pretrained({quoted})\n"
-                f"model = AutoModelForCausalLM.from_pretrained({quoted})\n"
-                f'inputs = tokenizer({call}, return_tensors="pt")\n'
-                "ids = model.generate(**inputs, max_new_tokens=200, do_sample=True)[0]\n"
-                "print(tokenizer.decode(ids, skip_special_tokens=True))",
-            )
-        )
-    if gguf:
-        blocks.append(("llama.cpp", "sh", f"llama-server --model {_shell(f'{name}/{GGUF}')}"))
-    return [line for title, language, code in blocks for line in (f"## {title}", "", f"```{language}", code, "```", "")]

@@ -15,6 +15,10 @@ from mlx_tinylm.checks import brief, check, check_count, check_number, whole
 # before its sizes have been compared with the tensors that are really there.
 MAX_LAYERS = 1_000
 
+# MLX's affine quantisation.
+BITS = (2, 3, 4, 5, 6, 8)
+GROUP_SIZES = (32, 64, 128)
+
 
 @dataclass(frozen=True)
 class Quantization:
@@ -25,10 +29,11 @@ class Quantization:
 
     def __post_init__(self) -> None:
         bits, group_size = whole(self.bits), whole(self.group_size)
-        check(bits in (4, 8), f"quantization bits must be 4 or 8, not {brief(self.bits)}")
-        check(
-            group_size in (32, 64, 128), f"quantization group_size must be 32, 64 or 128, not {brief(self.group_size)}"
-        )
+        for name, value, known in (("bits", bits, BITS), ("group_size", group_size, GROUP_SIZES)):
+            check(
+                value in known,
+                f"quantization {name} must be one of {', '.join(map(str, known))}, not {brief(getattr(self, name))}",
+            )
         _keep(self, bits=bits, group_size=group_size)
 
 

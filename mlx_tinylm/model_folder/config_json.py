@@ -10,7 +10,7 @@ from typing import Any
 
 from mlx_tinylm.checks import brief, check, whole
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.model_folder.config import GPT2Config, ModelConfig, Quantization, Qwen3Config
+from mlx_tinylm.model_folder.config import BITS, GPT2Config, ModelConfig, Quantization, Qwen3Config
 
 
 def model_config_to_json(config: ModelConfig) -> dict[str, Any]:
@@ -185,9 +185,11 @@ def _common_from_json(raw: Mapping[str, Any], *, tied: bool) -> dict[str, Any]:
 def _quantization_from_json(raw: object) -> Quantization:
     if not isinstance(raw, dict):
         raise TinyLMError(f"quantization must be an object, not {brief(raw)}")
-    _check_fixed(raw, {"mode": ("affine",)})
+    opens = f"what opens here is affine, with {', '.join(map(str, BITS))} bits, the same for all matrices"
+    mode = raw.get("mode", "affine")
+    check(mode == "affine", f"quantization mode is {brief(mode)}; {opens}")
     nested = sorted(key for key, value in raw.items() if isinstance(value, dict | bool))
-    check(not nested, f"quantization per layer is not supported ({', '.join(nested)[:80]})")
+    check(not nested, f"quantization per layer is not supported ({', '.join(nested)[:80]}); {opens}")
     return Quantization(_required(raw, "bits"), _required(raw, "group_size"))
 
 

@@ -1,6 +1,6 @@
 """MLX's affine quantisation (`mlx.core.quantize`), undone: w = scale * q + bias, one of both for a group of a row.
 
-Shapes: O rows (output), I columns (input), P = 32 / bits numbers in one packed uint32.
+Shapes: O rows (output), I columns (input), W = I x bits / 32 packed uint32 in a row.
 """
 
 from __future__ import annotations
@@ -33,10 +33,19 @@ def dequantise(
     biases: npt.NDArray[np.float32],
     quantization: Quantization,
 ) -> npt.NDArray[np.float32]:
-    """(O, I / P), (O, I / group), (O, I / group) -> (O, I); the first number is in the lowest bits."""
+    """(O, W), (O, I / group), (O, I / group) -> (O, I); the first number is in the lowest bits of the first word.
+
+    Numbers of 3, 5 or 6 bits lie across words: eight numbers take as many bytes as one has bits.
+    """
     bits, group = quantization.bits, quantization.group_size
-    shifts = np.arange(0, 32, bits, dtype=np.uint32)
-    q = (packed[..., None] >> shifts) & np.uint32(2**bits - 1)  # (O, I / P, P)
-    q = q.reshape(*scales.shape, group).astype(np.float32)
-    w: npt.NDArray[np.float32] = q * scales[..., None] + biases[..., None]
-    return w.reshape(len(packed), -1)
+    columns = scales.shape[1] * group
+    eight = np.zeros((len(packed), columns // 8, 8), np.uint8)  # the bytes of eight numbers, as one uint64
+    eight[..., :bits] = np.ascontiguousarray(packed, "<u4").view(np.uint8).reshape(*eight.shape[:2], bits)
+    words = eight.view("<u8")[..., 0]  # (O, I / 8)
+    w = np.empty(eight.shape, np.float32)
+    for place in range(8):
+        w[..., place] = (words >> np.uint64(place * bits)) & np.uint64(2**bits - 1)
+    w = w.reshape(*scales.shape, group)
+    w *= scales[..., None]
+    w += biases[..., None]
+    return w.reshape(len(packed), columns)

@@ -50,7 +50,7 @@ def test_what_says_nothing(said: dict[str, object], source: Path, tmp_path: Path
 
 
 def test_a_template_in_a_file(source: Path, tmp_path: Path) -> None:
-    """The template that transformers 5 writes into a file is the one that counts, and all tools find it in the export."""
+    """A template in a file, where transformers 5 writes it, is the one that counts, and becomes a key again."""
     (source / "chat_template.jinja").write_text("{{ 'é' }}\n")
     found = told(source, tmp_path / "out", chat_template="an older one")
     assert found["chat_template"] == "{{ 'é' }}\n"

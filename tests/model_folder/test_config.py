@@ -65,12 +65,12 @@ def test_what_does_not_fit(config: ModelConfig, changes: dict[str, object], expe
 
 
 def test_quantization() -> None:
-    """There are 4 and 8 bits, in groups of 32, 64 or 128; a number that only equals one of them is none."""
-    for bits in (3, 4.0, True, [4], None):
-        with pytest.raises(TinyLMError, match=r"^quantization bits must be 4 or 8, not "):
+    """There are 2 to 6 and 8 bits, in groups of 32, 64 or 128; a number that only equals one of them is none."""
+    for bits in (1, 7, 4.0, True, [4], None):
+        with pytest.raises(TinyLMError, match=r"^quantization bits must be one of 2, 3, 4, 5, 6, 8, not "):
             Quantization(bits, 64)  # type: ignore[arg-type]
     for group_size in (1, 64.0, "64", None):
-        with pytest.raises(TinyLMError, match=r"^quantization group_size must be 32, 64 or 128, not "):
+        with pytest.raises(TinyLMError, match=r"^quantization group_size must be one of 32, 64, 128, not "):
             Quantization(4, group_size)  # type: ignore[arg-type]
 
 

@@ -28,6 +28,9 @@ QWEN3_06B |= {"intermediate_size": 3072, "hidden_act": "silu", "rms_norm_eps": 1
 QWEN3_06B |= {"attention_bias": False, "use_sliding_window": False, "rope_scaling": None, "tie_word_embeddings": True}
 QWEN3_06B |= {"eos_token_id": 151645, "sliding_window": None, "max_window_layers": 28, "torch_dtype": "bfloat16"}
 
+# What other quantised folders are told.
+OPENS = "what opens here is affine, with 2, 3, 4, 5, 6, 8 bits, the same for all matrices"
+
 
 def refused(raw: object) -> str:
     """The message that refuses `raw`: one line of a bearable length."""
@@ -120,8 +123,11 @@ def test_each_size_is_needed(config: ModelConfig) -> None:
         (GPT2, {"quantization": 4}, "quantization must be an object, not 4"),
         (GPT2, {"quantization": {"bits": 4}}, "group_size is missing"),
         (GPT2, {"quantization": {"group_size": 64}}, "bits is missing"),
-        (GPT2, {"quantization": {"bits": 3, "group_size": 64}}, "quantization bits must be 4 or 8, not 3"),
-        (QWEN3, {"quantization": {"bits": 4, "group_size": 32, "mode": "mxfp4"}}, "mode is 'mxfp4'"),
+        (GPT2, {"quantization": {"bits": 7, "group_size": 64}}, "quantization bits must be one of 2, 3, 4, 5, 6, 8, "),
+        (QWEN3, {"quantization": {"bits": 4, "group_size": 32, "mode": "mxfp4"}}, f"mode is 'mxfp4'; {OPENS}"),
+        (QWEN3, {"quantization": {"bits": 4, "group_size": 16, "mode": "nvfp4"}}, f"mode is 'nvfp4'; {OPENS}"),
+        (GPT2, {"quantization": {"bits": 8, "group_size": 32, "mode": "mxfp8"}}, f"mode is 'mxfp8'; {OPENS}"),
+        (GPT2, {"quantization": {"bits": 4, "group_size": 32, "wte": {"bits": 6}}}, f"(wte); {OPENS}"),
         (QWEN3, {"quantization": {"bits": 4, "group_size": 32, "lm_head": {"bits": 8}}}, "per layer is not"),
         (QWEN3, {"quantization": {"bits": 4, "group_size": 32, "lm_head": False}}, "not supported (lm_head)"),
     ],

@@ -18,7 +18,7 @@ PASSES_THROUGH = "{% for m in messages %}{{ m.content }}{% endfor %}"
 
 @every_family
 def test_every_folder_has_it(config: ModelConfig, tmp_path: Path) -> None:
-    """The class, or other tools bring their own pre-tokenizer; a pad token, names of inputs, a template that adds none."""
+    """The class that keeps newlines, a pad token, the names of inputs, a template that adds nothing."""
     told = json.loads((random_folder(tmp_path, config) / "tokenizer_config.json").read_text())
     assert (told["tokenizer_class"], told["clean_up_tokenization_spaces"]) == ("PreTrainedTokenizerFast", False)
     assert (told["eos_token"], told["pad_token"], told["model_max_length"]) == (END, END, config.context)
