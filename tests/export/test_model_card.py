@@ -12,8 +12,11 @@ from conftest import random_folder
 from tiny_models import GPT2, with_run
 
 from mlx_tinylm.export.model_card import Training, is_sealed, model_card, sealed_card
+from mlx_tinylm.export.read_back import Losses
+from mlx_tinylm.integrity import read_sealed, sealed
 from mlx_tinylm.model_folder.config import ModelConfig, Quantization
 from mlx_tinylm.model_folder.folder import open_folder, shipped_weights
+from mlx_tinylm.text.named_corpora import NAMED
 
 QUANTISED = replace(GPT2, width=32, quantization=Quantization(4, 32))
 
@@ -37,8 +40,55 @@ def test_a_run(tmp_path: Path) -> None:
     assert "| numbers | float16 |" in body
 
 
+def test_a_text_that_is_free(tmp_path: Path) -> None:
+    """Weights made from a text in the public domain alone have this project's license; others' are the user's to name."""
+    with_run(tmp_path)
+    assert "license:" not in card(tmp_path, GPT2).split("---\n", 2)[1]
+    assert "| license | none named: it depends on the text;" in card(tmp_path, GPT2)
+    for init_from, free in ((None, True), ("weights/theirs", False)):
+        record = read_sealed(tmp_path / "train.json")
+        record["corpus"]["sha256"] = NAMED["tinyshakespeare"].sha256
+        (tmp_path / "train.json").write_text(sealed(record | {"init_from": init_from}))
+        assert ("\nlicense: mit\n" in card(tmp_path, GPT2)) == free
+        assert ("| license | MIT, as that of mlx-tinylm; the text is in the" in card(tmp_path, GPT2)) == free
+
+
+LOSSES = Losses("a | book", "the first 8,192 characters of its held-out tenth", 1.25, 1.5)
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_results_of_a_quantised_model(recorded: bool, tmp_path: Path) -> None:
+    """What was measured of the quantised weights themselves is their result, with the part of the text it holds for."""
+    if recorded:
+        with_run(tmp_path)
+    source = open_folder(random_folder(tmp_path, QUANTISED))
+    text = model_card(source, QUANTISED, Training.recorded(tmp_path), "book", "float16", losses=LOSSES)
+    (line,) = (line for line in text.splitlines() if line.startswith("model-index: "))
+    ((result,),) = (model["results"] for model in json.loads(line.removeprefix("model-index: ")))
+    assert result["dataset"]["name"] == "a | book"
+    assert [(metric["name"], metric["value"]) for metric in result["metrics"]] == [
+        (f"loss on {LOSSES.part}, nats", 1.5),
+        (f"loss on {LOSSES.part}, bits per character", 2.164),
+    ]
+    assert f"| loss quantised | 1.5000 nats on {LOSSES.part}, 1.2500 before |" in text
+
+
+@pytest.mark.parametrize(
+    ("context", "prompt", "expected", "length"),
+    [(1, "HELLO", "H", 1), (2, "HELLO", "H", 1), (8, "HELLO", "HELL", 4), (256, "HELLO", "HELLO", 200), (9, "A", "A", 8)],
+)
+def test_commands_fit_the_context(context: int, prompt: str, expected: str, length: int, tmp_path: Path) -> None:
+    """Prompt and text of the tools without a guard of their own fit into the context together."""
+    config = replace(GPT2, context=context, vocab_size=60, eos_ids=(59,))
+    source = open_folder(random_folder(tmp_path, config))
+    text = model_card(source, config, None, "book", "float16", example=prompt)
+    assert f'mlx_lm.generate --model book --prompt "{expected}" --max-tokens {length} ' in text
+    assert f'tokenizer("{expected}", return_tensors="pt")' in text
+    assert f"model.generate(**inputs, max_new_tokens={length}, do_sample=True)" in text
+
+
 def test_a_quantised_model(tmp_path: Path) -> None:
-    """The card says that its figures are from before, and claims none for itself."""
+    """Where nothing was measured, the card says that its figures are from before, and claims none for itself."""
     with_run(tmp_path)
     text = card(tmp_path, QUANTISED)
     assert "1.2500 nats on the last tenth of the text, before it was quantised" in text
