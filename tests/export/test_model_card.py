@@ -41,7 +41,7 @@ def test_a_run(tmp_path: Path) -> None:
 
 
 def test_a_text_that_is_free(tmp_path: Path) -> None:
-    """Weights made from a text in the public domain alone have this project's license; others' are the user's to name."""
+    """Weights made from a text in the public domain alone have this project's license; others name none."""
     with_run(tmp_path)
     assert "license:" not in card(tmp_path, GPT2).split("---\n", 2)[1]
     assert "| license | none named: it depends on the text;" in card(tmp_path, GPT2)
@@ -75,7 +75,13 @@ def test_results_of_a_quantised_model(recorded: bool, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("context", "prompt", "expected", "length"),
-    [(1, "HELLO", "H", 1), (2, "HELLO", "H", 1), (8, "HELLO", "HELL", 4), (256, "HELLO", "HELLO", 200), (9, "A", "A", 8)],
+    [
+        (1, "HELLO", "H", 1),
+        (2, "HELLO", "H", 1),
+        (8, "HELLO", "HELL", 4),
+        (256, "HELLO", "HELLO", 200),
+        (9, "A", "A", 8),
+    ],
 )
 def test_commands_fit_the_context(context: int, prompt: str, expected: str, length: int, tmp_path: Path) -> None:
     """Prompt and text of the tools without a guard of their own fit into the context together."""

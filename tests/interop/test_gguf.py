@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 from dataclasses import replace
@@ -51,19 +52,22 @@ def ask(what, **body):
 
 ids = ask("tokenize", content=sys.argv[2])["tokens"]
 text = ask("completion", prompt=sys.argv[2], n_predict=30, temperature=0)["content"]
-print("\\nANSWERS" + json.dumps([ids, text]))
+messages = [{"role": "user", "content": sys.argv[2]}]
+chat = ask("v1/chat/completions", messages=messages, max_tokens=30, temperature=0)
+typed = ask("apply-template", messages=messages)["prompt"]
+print("\\nANSWERS" + json.dumps([ids, text, chat["choices"][0]["message"]["content"], typed]))
 """
 
 
 def check_llama_cpp(folder: Path, prompt: str) -> None:
-    """llama.cpp gives our ids for the prompt, and goes on with our greedy text."""
+    """llama.cpp gives our ids for the prompt, and goes on with our greedy text, in a chat as well."""
     model, tokenizer = load(folder, "numpy")
     text = generate(model, tokenizer, prompt, max_tokens=30, temperature=0)
     command = [sys.executable, "-c", LLAMA_CPP, str(folder / "model.gguf"), prompt]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     answers = json.loads(done.stdout.rsplit("ANSWERS", 1)[1])
-    assert answers == [tokenizer.encode(prompt), text]
+    assert answers == [tokenizer.encode(prompt), text, text, prompt]
 
 
 @pytest.mark.parametrize(("config", "dtype"), CASES.values(), ids=CASES)
@@ -78,3 +82,67 @@ def test_plain_characters(tmp_path: Path) -> None:
     """It does so for an alphabet whose characters are one byte each, where there is nothing to merge."""
     source = random_folder(tmp_path / "source", replace(GPT2, vocab_size=96, eos_ids=(95,)))
     check_llama_cpp(export(source, tmp_path / "out", gguf=True).folder, "ROMEO: speak  again")
+
+
+def test_metadata(tmp_path: Path) -> None:
+    """The file says what it is called, of which type most of its numbers are, that nothing goes before a text."""
+    source = random_folder(tmp_path / "source", replace(GPT2, vocab_size=96, eos_ids=(95,)))
+    types = {"float32": "ALL_F32", "float16": "MOSTLY_F16", "bfloat16": "MOSTLY_BF16"}
+    template = json.loads((source / "tokenizer_config.json").read_text())["chat_template"]
+    for dtype, expected in types.items():
+        reader = gguf.GGUFReader(export(source, tmp_path / f"my {dtype}", dtype, gguf=True).folder / "model.gguf")
+        said = {name: field.contents() for name, field in reader.fields.items() if "tokens" not in name}
+        assert said["general.name"] == f"my {dtype}"
+        assert said["general.file_type"] == gguf.LlamaFileType[expected]
+        assert said["tokenizer.ggml.add_bos_token"] is False
+        assert said["tokenizer.ggml.padding_token_id"] == said["tokenizer.ggml.eos_token_id"] == 95
+        assert said["tokenizer.chat_template"] == template
+
+
+# llama.cpp's own functions, as other programs are linked with them. Its structure of options is passed by value; all
+# that has to be known of it is that it is smaller than this.
+DETOKENIZE = """
+import ctypes, glob, json, sys
+import xllamacpp
+lib = ctypes.CDLL(glob.glob(f"{xllamacpp.__path__[0]}/xllamacpp.*")[0])
+class Options(ctypes.Structure):
+    _fields_ = [("bytes", ctypes.c_char * 1024)]
+pointer, whole, flag = ctypes.c_void_p, ctypes.c_int32, ctypes.c_bool
+lib.llama_model_default_params.restype = Options
+lib.llama_model_load_from_file.argtypes = [ctypes.c_char_p, Options]
+lib.llama_model_load_from_file.restype = pointer
+lib.llama_model_get_vocab.argtypes, lib.llama_model_get_vocab.restype = [pointer], pointer
+lib.llama_detokenize.argtypes = [pointer, pointer, whole, pointer, whole, flag, flag]
+lib.llama_backend_init()
+model = lib.llama_model_load_from_file(sys.argv[1].encode(), lib.llama_model_default_params())
+vocab, room, texts = lib.llama_model_get_vocab(model), ctypes.create_string_buffer(10_000), []
+for ids in json.loads(sys.argv[2]):
+    size = lib.llama_detokenize(vocab, (whole * len(ids))(*ids), len(ids), room, 10_000, False, False)
+    texts.append(room.raw[:size].decode())
+print("\nANSWERS" + json.dumps(texts))
+"""
+ALPHABETS = {
+    "Latin": "\n\t !'(),.0123456789?:;abcdstremlvABC\"-",
+    "accents": "aeéèe\u0301\u0308 ñ,.'\n",
+    "Hebrew and Arabic": "שלוםעו ,.!مرحبا\u064b\n",
+    "Chinese, Japanese, Korean": "日本語かなカナ、。 ,.\n한국어",
+    "emoji": "😀👩\u200d👧🏽🇩🇪 ,.\n",
+    "Hindi and Thai": "नमस्ते สวัสดี ,.\n१२",
+    "control characters": "\r\n\t\x0b\x0c\x1b\x7f\x85\xa0\u2028\ufeff\u3000 a,.",
+}
+
+
+@pytest.mark.parametrize("alphabet", ALPHABETS.values(), ids=ALPHABETS)
+def test_every_space_comes_back(alphabet: str, tmp_path: Path) -> None:
+    """Ids become the very text again in every alphabet, spaces before commas and full stops included."""
+    config = replace(GPT2, vocab_size=len(set(alphabet)) + 1, eos_ids=(len(set(alphabet)),))
+    write_folder(tmp_path, config, Tokenizer.from_alphabet(alphabet))
+    write_tensors(tmp_path / "model.safetensors", random_tensors(config))
+    out = export(tmp_path, tmp_path / "out", gguf=True).folder
+    tokenizer, chosen = Tokenizer.load(out), random.Random(0)
+    texts = ["".join(chosen.choices([*alphabet, " ", " ,", " ."], k=60)) for _ in range(30)]
+    ids = json.dumps([tokenizer.encode(text) for text in texts])
+    command = [sys.executable, "-c", DETOKENIZE, str(out / "model.gguf"), ids]
+    done = subprocess.run(command, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout.rsplit(b"ANSWERS", 1)[1]) == texts

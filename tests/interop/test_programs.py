@@ -29,10 +29,14 @@ from other_tools import (
 )
 
 from mlx_tinylm.backend.choose import load
+from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.export.folder import export
 from mlx_tinylm.generation import generate
 from mlx_tinylm.model_folder.config import Quantization
 from mlx_tinylm.model_folder.folder import open_folder
 from mlx_tinylm.model_folder.layout import tensor_shapes
+from mlx_tinylm.model_folder.tokenizer_config import tokenizer_config
+from mlx_tinylm.text.tokenizer import END_OF_TEXT
 
 LENGTH = 40
 FAMILIES = ["gpt2", "qwen3"]
@@ -72,6 +76,15 @@ def opens_everywhere(folder: Path) -> None:
         check_close(model.logits(ids), expected, backend)
 
 
+def stays_a_character_model(folder: Path, parent: Path) -> None:
+    """The tokenizer that another tool saved again names what it does not know, and its export is the one of before."""
+    tokenizer = open_folder(folder).tokenizer
+    with pytest.raises(TinyLMError, match="the model does not know 'é'"):
+        tokenizer.encode("café")
+    again = export(folder, parent / "again", gguf=True).folder
+    assert json.loads((again / "tokenizer_config.json").read_text()) == tokenizer_config(256, END_OF_TEXT)
+
+
 @pytest.mark.parametrize(
     ("family", "options"),
     [("gpt2", {}), ("gpt2", {"quantize": 4, "dtype": "float32"}), ("qwen3", {"quantize": 8, "dtype": "float32"})],
@@ -91,8 +104,28 @@ def test_convert(family: str, folders: dict[str, Path], tmp_path: Path) -> None:
     """mlx_lm.convert -q takes an exported folder, and what it writes opens here."""
     out = tmp_path / "converted"
     program("mlx_lm.convert", "--hf-path", folders[family], "--mlx-path", out, "-q", "--q-group-size", 32)
+    stays_a_character_model(out, tmp_path)
     assert open_folder(out).config.quantization == Quantization(bits=4, group_size=32)
     opens_everywhere(out)
+
+
+@pytest.mark.parametrize(("family", "bits"), [("gpt2", 3), ("gpt2", 5), ("qwen3", 2), ("qwen3", 6)])
+def test_every_width(family: str, bits: int, folders: dict[str, Path], tmp_path: Path) -> None:
+    """Whatever affine width mlx_lm.convert packs a folder in, it opens here."""
+    out = tmp_path / "converted"
+    options = ["-q", "--q-group-size", 32, "--q-bits", bits, "--dtype", "float32"]
+    program("mlx_lm.convert", "--hf-path", folders[family], "--mlx-path", out, *options)
+    assert open_folder(out).config.quantization == Quantization(bits, 32)
+    opens_everywhere(out)
+
+
+@pytest.mark.parametrize("mode", ["mxfp4", "nvfp4", "mxfp8"])
+def test_other_modes(mode: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    """A folder that mlx_lm.convert packed in another way is refused with the list of what opens."""
+    out = tmp_path / "converted"
+    program("mlx_lm.convert", "--hf-path", folders["qwen3"], "--mlx-path", out, "-q", "--q-mode", mode)
+    with pytest.raises(TinyLMError, match=f"mode is '{mode}'; what opens here is affine, with 2, 3, 4, 5, 6, 8 bits"):
+        open_folder(out)
 
 
 def test_convert_leaves_out_what_groups_do_not_fill(tmp_path: Path) -> None:
@@ -120,6 +153,7 @@ def test_lora_then_fuse(family: str, folders: dict[str, Path], tmp_path: Path) -
     program("mlx_lm.fuse", *common, "--save-path", fused, cwd=tmp_path)
     opens_everywhere(fused)
     (before, _), (after, _) = load(folders[family], "numpy"), load(fused, "numpy")
+    stays_a_character_model(fused, tmp_path)
     ids = some_ids(96, 20)
     assert np.abs(before.logits(ids) - after.logits(ids)).max() > 0.01  # it did learn something
 
@@ -167,3 +201,26 @@ def test_server(folders: dict[str, Path]) -> None:
     events = [line.removeprefix("data: ") for line in streamed.splitlines() if line.startswith("data: {")]
     assert "".join(json.loads(event)["choices"][0]["text"] for event in events) == text
     assert len(events) > LENGTH / 2
+
+
+def test_chat_server(folders: dict[str, Path]) -> None:
+    """mlx_lm.server's chat goes on from what was typed, all messages together, with no names of its own between."""
+    asked: dict[str, object] = {"max_tokens": LENGTH, "temperature": 0}
+    for family in FAMILIES:
+        text = greedy(folders[family])
+        with server(folders[family]) as address:
+            for contents in (["ROMEO:"], ["RO", "ME", "O:"]):
+                roles = ["user", "assistant", "user"]
+                messages = [{"role": role, "content": c} for role, c in zip(roles, contents, strict=False)]
+                answer = json.loads(ask(f"{address}/v1/chat/completions", asked | {"messages": messages}))
+                assert answer["choices"][0]["message"]["content"] == text
+                assert answer["usage"]["prompt_tokens"] == len("ROMEO:")
+
+
+def test_chat_in_a_terminal(folders: dict[str, Path]) -> None:
+    """mlx_lm.chat writes the greedy text that follows what was typed."""
+    options = ["--temp", "0", "--max-tokens", str(LENGTH), "--model", folders["qwen3"]]
+    command = [Path(sys.executable).with_name("mlx_lm.chat"), *options]
+    done = subprocess.run(command, input="ROMEO:\nq\n", capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert greedy(folders["qwen3"]) in done.stdout
