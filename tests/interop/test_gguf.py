@@ -119,7 +119,7 @@ vocab, room, texts = lib.llama_model_get_vocab(model), ctypes.create_string_buff
 for ids in json.loads(sys.argv[2]):
     size = lib.llama_detokenize(vocab, (whole * len(ids))(*ids), len(ids), room, 10_000, False, False)
     texts.append(room.raw[:size].decode())
-print("\nANSWERS" + json.dumps(texts))
+print("\\nANSWERS" + json.dumps(texts))
 """
 ALPHABETS = {
     "Latin": "\n\t !'(),.0123456789?:;abcdstremlvABC\"-",

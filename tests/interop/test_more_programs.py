@@ -19,11 +19,12 @@ LENGTH = 20
 
 def test_lm_eval() -> None:
     """lm-eval gives the letter after "To be or not to b" the log-likelihood that it has here."""
-    lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install lm-eval")
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install lm-eval")
+    from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
     before, letter = "To be or not to b", "e"
-    request = lm_eval.api.instance.Instance("loglikelihood", {}, (before, letter), 0)
+    request = Instance("loglikelihood", {}, (before, letter), 0)
     model = HFLM(pretrained=str(shipped_weights()), dtype="float32", device="cpu")
     ((found, is_greedy),) = model.loglikelihood([request], disable_tqdm=True)
     ours, tokenizer = load(shipped_weights(), "numpy")
@@ -32,6 +33,7 @@ def test_lm_eval() -> None:
     assert (is_greedy, round(np.exp(found), 3)) == (True, 0.863)
 
 
+@pytest.mark.filterwarnings("ignore")  # PyTorch's exporter warns of PyTorch
 @pytest.mark.parametrize("family", ["gpt2", "qwen3"])
 def test_onnx(family: str, tmp_path: Path) -> None:
     """A model that PyTorch wrote as ONNX has our logits in onnxruntime, and so our greedy text."""
@@ -53,7 +55,9 @@ def test_onnx(family: str, tmp_path: Path) -> None:
 
     T = torch.export.Dim("T", min=2, max=255)
     given = (torch.tensor(some_ids(96, 6)),)
-    torch.onnx.export(Logits(), given, tmp_path / "model.onnx", dynamo=True, dynamic_shapes={"input_ids": {1: T}})
+    torch.onnx.export(
+        Logits().eval(), given, tmp_path / "model.onnx", dynamo=True, dynamic_shapes={"input_ids": {1: T}}
+    )
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     ours, _ = load(folder, "numpy")
     ids = some_ids(96, 6)
