@@ -118,9 +118,12 @@ def _front_matter(
 
 def _measured(config: ModelConfig, training: Training | None, losses: Losses | None) -> tuple[str, str, float] | None:
     """The text, what was measured on it, and the loss in nats of these very weights; None where that is not known."""
-    if training and training.best and not config.quantization:
-        return _one_line(training.text.name), "validation loss", training.best[1]
-    return (_one_line(losses.text), f"loss on {losses.part}", losses.after) if losses else None
+    if training is None:
+        return None
+    name = _one_line(training.text.name)  # `losses` says where that text lies, which is nobody else's business
+    if training.best and not config.quantization:
+        return name, "validation loss", training.best[1]
+    return (name, f"loss on {losses.part}", losses.after) if losses else None
 
 
 def _description(

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 from conftest import random_folder
-from tiny_models import GPT2, with_run
+from tiny_models import GPT2, TEXT, with_run
 
 from mlx_tinylm.export.model_card import Training, is_sealed, model_card, sealed_card
 from mlx_tinylm.export.read_back import Losses
 from mlx_tinylm.integrity import read_sealed, sealed
 from mlx_tinylm.model_folder.config import ModelConfig, Quantization
 from mlx_tinylm.model_folder.folder import open_folder, shipped_weights
+from mlx_tinylm.model_folder.trained_on import TextRecord
 from mlx_tinylm.text.named_corpora import NAMED
 
 QUANTISED = replace(GPT2, width=32, quantization=Quantization(4, 32))
@@ -53,19 +54,19 @@ def test_a_text_that_is_free(tmp_path: Path) -> None:
         assert ("| license | MIT, as that of mlx-tinylm; the text is in the" in card(tmp_path, GPT2)) == free
 
 
-LOSSES = Losses("a | book", "the first 8,192 characters of its held-out tenth", 1.25, 1.5)
+LOSSES = Losses("/home/me/book.txt", "the first 8,192 characters of its held-out tenth", 1.25, 1.5)
 
 
 @pytest.mark.parametrize("recorded", [True, False])
 def test_results_of_a_quantised_model(recorded: bool, tmp_path: Path) -> None:
     """What was measured of the quantised weights themselves is their result, with the part of the text it holds for."""
-    if recorded:
-        with_run(tmp_path)
+    training = Training.recorded(with_run(tmp_path)) if recorded else Training(TextRecord("book", "", 9), None, False)
     source = open_folder(random_folder(tmp_path, QUANTISED))
-    text = model_card(source, QUANTISED, Training.recorded(tmp_path), "book", "float16", losses=LOSSES)
+    text = model_card(source, QUANTISED, training, "book", "float16", losses=LOSSES)
     (line,) = (line for line in text.splitlines() if line.startswith("model-index: "))
     ((result,),) = (model["results"] for model in json.loads(line.removeprefix("model-index: ")))
-    assert result["dataset"]["name"] == "a | book"
+    assert result["dataset"]["name"] == (" ".join(TEXT.split()) if recorded else "book")
+    assert "/home/me" not in text  # where the text lies
     assert [(metric["name"], metric["value"]) for metric in result["metrics"]] == [
         (f"loss on {LOSSES.part}, nats", 1.5),
         (f"loss on {LOSSES.part}, bits per character", 2.164),

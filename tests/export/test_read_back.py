@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,21 @@ def test_the_command_says_it(source: Path, text: Path, tmp_path: Path) -> None:
         done = CliRunner().invoke(main, command)
         assert (done.exit_code, done.stderr) == (0, "")
         assert "not compared: the text that the model was trained on is not at hand" in done.stdout
+
+
+def test_the_card_says_it(text: Path, tmp_path: Path, own_cache: Path) -> None:
+    """A quantised export has its own results in its card, under the name of the text and not where it lies."""
+    config = replace(GPT2, width=64)
+    source = trained_on(with_run(random_folder(tmp_path / "source", config)), text)
+    written = export(source, tmp_path / "out", quantize=4)
+    assert written.losses is not None
+    card = (written.folder / "README.md").read_text()
+    after, before = f"{written.losses.after:.4f}", f"{written.losses.before:.4f}"
+    assert f"| loss quantised | {after} nats on all of its held-out tenth, {before} before |" in card
+    (line,) = (line for line in card.splitlines() if line.startswith("model-index: "))
+    assert f'"value": {round(written.losses.after, 4)}}}' in line
+    assert '"name": "my text"' in line
+    assert str(text) not in card
 
 
 def test_a_text_of_another_tokenizer(source: Path, text: Path, tmp_path: Path) -> None:
