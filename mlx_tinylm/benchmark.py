@@ -186,7 +186,7 @@ def training_step(name: str, config: TrainConfig) -> Training:
     from mlx_tinylm.training.step import make_step
 
     model_config = config.model_config(VOCABULARY, VOCABULARY - 1)
-    check_memory(config, model_config)
+    check_memory(config, model_config, compute)
     ids = np.random.default_rng(0).integers(VOCABULARY - 1, size=20 * config.batch_size * config.context)
     ids = ids.astype(np.uint16)
     state = new_state(config, model_config, compute)

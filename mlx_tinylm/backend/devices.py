@@ -12,7 +12,9 @@ import functools
 import importlib.metadata
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from mlx_tinylm.backend import DEVICES
 from mlx_tinylm.backend.blas import Blas, cpus, open_fast_blas, set_threads
@@ -27,6 +29,7 @@ FORKED = (
     "MLX cannot be used in a process forked from one that used it, as its threads stay behind; "
     "start processes with multiprocessing.get_context('spawn'), or load with backend='numpy'"
 )
+TF32 = "MLX_ENABLE_TF32"  # of MLX's environment: "0" keeps float32 products whole
 BREADTH = "1000"  # more than any level of a training step's graph is wide
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _forked = False  # whether this process was forked from one that had set up MLX
@@ -40,6 +43,32 @@ class Compute:
     streams: int  # how many MLX streams independent work is spread over; a GPU is parallel inside and has one
     blas_threads: int | None  # of one matrix product on a CPU; None where its BLAS cannot be told
     blas: Blas
+
+    @property
+    def compiles(self) -> bool:
+        """Whether a training step is compiled: MLX's CPU back end gains nothing from it and needs a C++ compiler."""
+        return self.device == "gpu"
+
+    @property
+    def may_use_tf32(self) -> bool:
+        """Whether float32 products may be TF32, of ten bits' precision: CUDA and M5 do so unless told."""
+        return self.device == "gpu" and os.environ.get(TF32) != "0"
+
+    def memory(self) -> int | None:
+        """Bytes for a model and its training: the machine's on a CPU, the GPU's on a GPU; None where unknown."""
+        if self.device == "cpu":
+            return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
+        import mlx.core as mx
+
+        return gpu_memory(mx.device_info(mx.Device(mx.gpu, 0)))
+
+
+def gpu_memory(info: Mapping[str, Any]) -> int | None:
+    """Bytes, of what MLX says of a GPU: all of it with CUDA, and with Metal as much as the system lets it hold well."""
+    for key in ("total_memory", "max_recommended_working_set_size", "memory_size"):
+        if info.get(key):
+            return int(info[key])
+    return None
 
 
 def prepare(device: str = "auto", *, spread: bool = False) -> Compute:

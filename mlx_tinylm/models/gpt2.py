@@ -11,7 +11,7 @@ import mlx.nn as nn
 
 from mlx_tinylm.model_folder.config import GPT2Config
 from mlx_tinylm.models.cache import KVCache
-from mlx_tinylm.models.ops import attention, dropout, gelu
+from mlx_tinylm.models.ops import attention, dropout, embedding, gelu
 
 
 class Attention(nn.Module):
@@ -80,7 +80,7 @@ class GPT2(nn.Module):
         if start + ids.shape[1] > self.config.context:
             raise ValueError(f"positions end at {self.config.context}; MLX would read past the table")
         positions = mx.arange(start, start + ids.shape[1])
-        x = dropout(self.wte(ids) + self.wpe(positions), dropout_keys, 0, self.rate)  # (B, T, D)
+        x = dropout(embedding(self.wte, ids) + self.wpe(positions), dropout_keys, 0, self.rate)  # (B, T, D)
         for layer, block in enumerate(self.h):
             x = block(x, cache[layer] if cache else None, dropout_keys)
         x = self.ln_f(x)

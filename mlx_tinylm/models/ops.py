@@ -1,9 +1,9 @@
-"""Attention, rotary positions, activations and dropout: all that the families compute beside layers of mlx.nn.
+"""Embeddings, attention, rotary positions, activations and dropout: what the families compute beside mlx.nn's layers.
 
 They are MLX's own operations, except on a CPU where MLX is slow at some of them: there `cpu_ops` has the same
 functions. Both agree to float32 rounding; a model file never asks where it runs.
 
-Shapes: B batch, H heads, G key-value heads, T time, S stored positions, K head size, D width, P places of dropout.
+Shapes: B batch, H heads, G key-value heads, T time, S stored positions, K head size, D width, V vocabulary, P places of dropout.
 """
 
 from __future__ import annotations
@@ -12,6 +12,32 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_tinylm.models import cpu_ops
+
+# Up to this vocabulary an embedding's gradient costs a fraction of the logits, as a product.
+SMALL_VOCABULARY = 1024
+
+
+def embedding(layer: nn.Module, ids: mx.array) -> mx.array:
+    """A layer (V, D), quantised or not, and ids (B, T) -> (B, T, D)."""
+    if isinstance(layer, nn.Embedding) and layer.weight.shape[0] <= SMALL_VOCABULARY:
+        return cpu_ops.first(_rows(layer.weight, ids))
+    return layer(ids)
+
+
+@mx.custom_function
+def _rows(table: mx.array, ids: mx.array) -> tuple[mx.array]:
+    return (table[ids],)
+
+
+@_rows.vjp
+def _rows_vjp(inputs: list[mx.array], gradients: list[mx.array], outputs: list[mx.array]) -> tuple[mx.array, ...]:
+    """One-hot rows (B x T, V), transposed, times the gradient: sums in one order.
+
+    MLX scatters, and a GPU adds what meets in one place in the order in which it comes: no run would repeat itself.
+    """
+    table, ids = inputs
+    one_hot = (ids.reshape(-1, 1) == mx.arange(table.shape[0])).astype(table.dtype)
+    return one_hot.T @ gradients[0].reshape(-1, table.shape[1]), mx.zeros_like(ids)
 
 
 def attention(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.array:

@@ -11,7 +11,7 @@ import mlx.nn as nn
 
 from mlx_tinylm.model_folder.config import Qwen3Config
 from mlx_tinylm.models.cache import KVCache
-from mlx_tinylm.models.ops import attention, dropout, rope, silu
+from mlx_tinylm.models.ops import attention, dropout, embedding, rope, silu
 
 
 class Attention(nn.Module):
@@ -81,7 +81,7 @@ class Transformer(nn.Module):
         self.rate = rate
 
     def __call__(self, ids: mx.array, cache: list[KVCache] | None, dropout_keys: mx.array | None) -> mx.array:
-        x = dropout(self.embed_tokens(ids), dropout_keys, 0, self.rate)
+        x = dropout(embedding(self.embed_tokens, ids), dropout_keys, 0, self.rate)
         for layer, block in enumerate(self.layers):
             x = block(x, cache[layer] if cache else None, dropout_keys)
         y: mx.array = self.norm(x)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +84,7 @@ def moved_in_stacks(
     """
     tree = tree_map(Matrix, gradients, parameters, states)
     by_shape: dict[tuple[int, ...], list[Matrix]] = {}
-    for matrix in dict(tree_flatten(tree)).values():
+    for _, matrix in tree_flatten(tree):
         by_shape.setdefault(matrix.gradient.shape, []).append(matrix)
     for matrices in by_shape.values():
         spread = streams(compute, len(matrices))
@@ -96,14 +96,32 @@ def moved_in_stacks(
 
 def move(apply: Callable[..., mx.array], matrices: list[Matrix]) -> None:
     """Let `apply` move matrices of equal shape at once."""
-    state = {key: mx.stack([matrix.state[key] for matrix in matrices]) for key in matrices[0].state}
-    gradients, parameters = mx.stack([m.gradient for m in matrices]), mx.stack([m.parameter for m in matrices])
+    state = {key: stacked([matrix.state[key] for matrix in matrices]) for key in matrices[0].state}
+    gradients, parameters = stacked([m.gradient for m in matrices]), stacked([m.parameter for m in matrices])
     moved = apply(gradients, parameters, state)
     for matrix, parameter in zip(matrices, unstacked(moved), strict=True):
         matrix.parameter = parameter
     for key, values in state.items():
         for matrix, value in zip(matrices, unstacked(values), strict=True):
             matrix.state[key] = value
+
+
+def of_equal_shape(named: Iterable[tuple[str, mx.array]]) -> dict[tuple[int, ...], list[mx.array]]:
+    """The arrays of each shape, in the order in which they come."""
+    found: dict[tuple[int, ...], list[mx.array]] = {}
+    for _, array in named:
+        found.setdefault(array.shape, []).append(array)
+    return found
+
+
+def joined(arrays: list[mx.array]) -> mx.array:
+    """N arrays (rows, ...) -> (N x rows, ...) by one operation; a stack would be N + 1."""
+    return mx.concatenate(arrays) if len(arrays) > 1 else arrays[0]
+
+
+def stacked(matrices: list[mx.array]) -> mx.array:
+    """N matrices (rows, columns) -> (N, rows, columns)"""
+    return joined(matrices).reshape(len(matrices), *matrices[0].shape)
 
 
 def unstacked(stack: mx.array) -> list[mx.array]:

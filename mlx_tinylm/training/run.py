@@ -82,7 +82,7 @@ def start(
         refuse_sources(folder, [*corpus.sources, *([init_from] if init_from else [])])
     tokenizer = source.tokenizer if source else Tokenizer.from_alphabet(corpus.alphabet)
     model_config = source.config if source else config.model_config(tokenizer.vocab_size, tokenizer.vocab_size - 1)
-    check_memory(config, model_config)
+    check_memory(config, model_config, compute)
     dataset = encoded(corpus, tokenizer, config, init_from)
     unseen = dataset.unseen(model_config.vocab_size)
     suppressed = tuple(id for id in unseen if not source or id in source.config.suppressed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -39,18 +38,22 @@ class TrainState:
     average: Average | None = None  # where the settings say ema
 
 
-def check_memory(config: TrainConfig, model_config: ModelConfig) -> None:
-    """Raise TinyLMError where the machine cannot hold the run; MLX would crash, or the system would end it.
+def check_memory(config: TrainConfig, model_config: ModelConfig, compute: Compute) -> None:
+    """Raise TinyLMError where what computes cannot hold the run; MLX would crash, or the system would end it.
 
-    The need is counted low: weights, gradient and two moments, and of a step's intermediate results only the logits,
-    their gradient, and ten vectors for each block and character.
+    The need is counted low: weights, gradient and two moments, and of one batch's intermediate results (accumulated
+    ones follow each other) only the logits, their gradient, ten vectors for each block and character, and attention's
+    weights, which no back end of MLX fuses while it differentiates: B x H x T^2 in a block, or on a CPU the half that
+    is not masked.
     """
-    numbers = 2 * model_config.vocab_size + 10 * config.layers * config.width
+    attention = config.layers * config.heads * config.context // (1 if compute.device == "gpu" else 2)
+    numbers = 2 * model_config.vocab_size + 10 * config.layers * config.width + attention
     need = 4 * (4 * count_parameters(model_config) + config.batch_size * config.context * numbers)
-    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if need > have:
+    have = compute.memory()
+    if have is not None and need > have:
+        where = "GPU" if compute.device == "gpu" else "machine"
         raise TinyLMError(
-            f"this run needs {need / 2**30:,.1f} GiB of memory or more, the machine has {have / 2**30:,.1f}; "
+            f"this run needs {need / 2**30:,.1f} GiB of memory or more, the {where} has {have / 2**30:,.1f}; "
             "lower --width, --layers, --context or --batch-size"
         )
 
@@ -116,3 +119,5 @@ def kept_weights(state: TrainState) -> Iterator[Model]:
         yield state.model
     finally:
         state.model.update(trained)
+        # Validations and samples have other shapes than a step, which has no use for their freed buffers.
+        mx.clear_cache()

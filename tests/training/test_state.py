@@ -84,5 +84,5 @@ def test_a_run_larger_than_the_machine_is_refused(changes: dict[str, int]) -> No
     """Settings that need more memory than there is are refused before anything is allocated."""
     config = dataclasses.replace(PLAIN, layers=4, **changes)
     with pytest.raises(TinyLMError, match=r"needs [\d,.]+ GiB of memory or more, the machine has [\d,.]+; lower --"):
-        check_memory(config, config.model_config(66, 65))
-    check_memory(PLAIN, PLAIN.model_config(66, 65))
+        check_memory(config, config.model_config(66, 65), on_streams())
+    check_memory(PLAIN, PLAIN.model_config(66, 65), on_streams())
