@@ -31,7 +31,7 @@ from mlx_tinylm.run_folder.settings import TrainConfig
 
 TRAINED = {name: PRESETS[name] for name in ("tiny", "seed")}
 VOCABULARY = 66
-WARM_UP, STEPS = 2, 5  # steps left out, and timed
+WARM_UP, STEPS, SECONDS = 5, 5, 2.0  # steps left out; and timed at least, for at least so long
 FIRST, CHARACTERS = 40, 400  # left out, while the cache is filled and kernels are compiled; and all that are written
 STARTS = 3
 ONE_CHARACTER = (sys.executable, "-m", "mlx_tinylm", "generate", "--prompt", "R", "--max-tokens", "1")
@@ -190,20 +190,29 @@ def training_step(name: str, config: TrainConfig) -> Training:
     ids = np.random.default_rng(0).integers(VOCABULARY - 1, size=20 * config.batch_size * config.context)
     ids = ids.astype(np.uint16)
     state = new_state(config, model_config, compute)
-    # A step is dispatched before the last one's loss is read, so one more is begun than is timed.
     step = make_step(state, config, ids, compute)
-    steps = run_steps(step, state, config, len(ids), WARM_UP + STEPS + 1, lambda: False)
+    steps = run_steps(step, state, config, len(ids), sys.maxsize, lambda: False)
     seconds = median_seconds(steps)
     return Training(name, config.tokens_per_step, seconds, mx.get_peak_memory() / 2**20)
 
 
-def median_seconds(events: Iterator[object], warm_up: int = WARM_UP, timed: int = STEPS) -> float:
-    """The median time that `timed` events take, each from the one before, after the first `warm_up`."""
-    seconds, before = [], time.perf_counter()
-    for _ in islice(events, warm_up + timed):
-        seconds.append(time.perf_counter() - before)
-        before = time.perf_counter()
-    return statistics.median(seconds[warm_up:])
+def median_seconds(
+    events: Iterator[object], warm_up: int = WARM_UP, timed: int = STEPS, least: float = SECONDS
+) -> float:
+    """The median time that an event takes, from the one before, after the first `warm_up`.
+
+    Of `timed` events, and of as many more as come in `least` seconds.
+    """
+    for _ in islice(events, warm_up):
+        pass
+    seconds: list[float] = []
+    began = before = time.perf_counter()
+    while len(seconds) < timed or before - began < least:
+        next(events)
+        now = time.perf_counter()
+        seconds.append(now - before)
+        before = now
+    return statistics.median(seconds)
 
 
 def writing(backend: str, characters: int) -> Generation:

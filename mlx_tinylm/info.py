@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_tinylm.backend.devices import Compute, prepare_if_possible
+from mlx_tinylm.backend.products import products_here
 from mlx_tinylm.model_folder.config import MAX_LAYERS, ModelConfig
 from mlx_tinylm.model_folder.folder import open_folder
 from mlx_tinylm.model_folder.layout import count_parameters, tensor_shapes
@@ -44,6 +45,8 @@ LABELS = {  # of the keys that people read under another name
     "streams": "streams in training",
     "blas_threads": "BLAS threads in each",
     "device_name": "device name",
+    "tf32": "TF32 in float32 products",
+    "products": "small products",
     "matrix_products": "matrix products",
 }
 
@@ -59,10 +62,13 @@ class SystemFacts:
     compute: Compute | None  # None where MLX cannot be imported
     device_name: str | None = None
     memory: str | None = None  # that MLX's device can use
+    macos: str | None = None  # its version
+    architecture: str | None = None  # of MLX's device
+    products: str | None = None  # whether MLX multiplies right
 
     def to_json(self) -> dict[str, Any]:
         """One flat object, without what is not known here."""
-        found: dict[str, Any] = {"python": self.python, "system": self.system}
+        found: dict[str, Any] = {"python": self.python, "system": self.system, "macos": self.macos}
         found |= {package.replace("-", "_"): version for package, version in self.versions.items()}
         found |= {"cpu_cores": self.cpu_cores, "backend": "mlx" if self.compute else "numpy"}
         if self.compute:
@@ -71,7 +77,10 @@ class SystemFacts:
                 "streams": self.compute.streams,
                 "blas_threads": self.compute.blas_threads,
                 "device_name": self.device_name,
+                "architecture": self.architecture,
                 "memory": self.memory,
+                "tf32": ("allowed" if self.compute.may_use_tf32 else "off") if self.compute.device == "gpu" else None,
+                "products": self.products,
                 "matrix_products": self.compute.blas.source,
                 "hint": self.compute.blas.hint,
             }
@@ -96,7 +105,7 @@ def system_facts() -> SystemFacts:
         import mlx.core as mx
 
         device = mx.device_info()
-    memory = f"{device['memory_size'] / 2**30:.1f} GiB" if "memory_size" in device else None
+    size = device.get("memory_size") or device.get("total_memory")  # Metal's, CUDA's
     return SystemFacts(
         platform.python_version(),
         platform.platform(),
@@ -104,7 +113,10 @@ def system_facts() -> SystemFacts:
         os.cpu_count(),
         compute,
         device.get("device_name"),
-        memory,
+        f"{size / 2**30:.1f} GiB" if size else None,
+        platform.mac_ver()[0] or None,
+        device.get("architecture"),
+        products_here() if compute else None,
     )
 
 

@@ -95,6 +95,14 @@ def test_warm_up_and_outliers_do_not_count(slow: Callable[..., Iterator[str]]) -
     assert len(list(events)) == 1
 
 
+def test_short_steps_are_timed_for_a_while(slow: Callable[..., Iterator[str]]) -> None:
+    """Five steps are left out, as caches and clocks settle; what takes a moment is timed for two seconds in all."""
+    events = slow([*5 * [9], *8 * [0.25], 7])
+    assert median_seconds(events) == 0.25
+    assert list(events) == ["x"]
+    assert median_seconds(slow([*5 * [9], *5 * [3]])) == 3
+
+
 def test_a_speed_leaves_the_beginning_out(slow: Callable[..., Iterator[str]]) -> None:
     """Characters are counted, not pieces, after the first pieces."""
     assert characters_per_second(slow([9, 9, *10 * [0.5]], "two"), left_out=2) == 6

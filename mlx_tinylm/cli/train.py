@@ -61,6 +61,7 @@ from mlx_tinylm.run_folder.presets import DEFAULT_PRESET, PRESETS, preset
     show_default="as --steps says",
     help="Train for about so long, instead of --steps.",
 )
+@click.option("--allow-sleep", is_flag=True, help="Let a Mac go to sleep during the run.")
 @train_settings
 def train(
     data: tuple[str, ...],
@@ -71,6 +72,7 @@ def train(
     device: str,
     force: bool,
     minutes: float | None,
+    allow_sleep: bool,
     **settings: Any,
 ) -> None:
     """Train a model on text, character by character.
@@ -96,6 +98,7 @@ def train(
     from mlx_tinylm.backend.devices import prepare
 
     compute = prepare(device, spread=True)  # before MLX is imported, as it is by what follows
+    from mlx_tinylm.cli.awake import kept_awake
     from mlx_tinylm.cli.training_view import show_training
     from mlx_tinylm.training import resumption, run
 
@@ -106,7 +109,8 @@ def train(
             note(f"timing a few steps, to see how many take {minutes:g} minutes")
         given = changes.keys()
         opened = run.start(compute, out, config, data, init_from=init_from, force=force, given=given, minutes=minutes)
-    show_training(opened, origin(preset_name, init_from, resume, minutes, changes))
+    with kept_awake(allow_sleep):
+        show_training(opened, origin(preset_name, init_from, resume, minutes, changes))
 
 
 def origin(

@@ -39,6 +39,8 @@ def show_training(open_run: AbstractContextManager[Run], origin: str) -> None:
         for problem in run.notes:
             note(problem)
         note(introduction(run, origin))
+        if run.compute.compiles:
+            note("The first step is compiled, which takes a moment; the others are fast.")
         signals.run = run
         with contextlib.closing(Bar(run)) as bar:
             for event in run.events():

@@ -3,7 +3,8 @@
 They are MLX's own operations, except on a CPU where MLX is slow at some of them: there `cpu_ops` has the same
 functions. Both agree to float32 rounding; a model file never asks where it runs.
 
-Shapes: B batch, H heads, G key-value heads, T time, S stored positions, K head size, D width, V vocabulary, P places of dropout.
+Shapes: B batch, H heads, G key-value heads, T time, S stored positions, K head size, D width, V vocabulary,
+P places of dropout.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ def embedding(layer: nn.Module, ids: mx.array) -> mx.array:
     """A layer (V, D), quantised or not, and ids (B, T) -> (B, T, D)."""
     if isinstance(layer, nn.Embedding) and layer.weight.shape[0] <= SMALL_VOCABULARY:
         return cpu_ops.first(_rows(layer.weight, ids))
-    return layer(ids)
+    rows: mx.array = layer(ids)
+    return rows
 
 
 @mx.custom_function

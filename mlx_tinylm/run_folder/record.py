@@ -28,6 +28,7 @@ class RunRecord:
     files: dict[str, str]  # SHA-256 of the model's small files by name
     versions: dict[str, str]  # of the packages that computed
     device: str  # as MLX names it
+    tf32: bool = False  # whether float32 products could be TF32 there
 
     @classmethod
     def find(cls, folder: Path) -> RunRecord | None:
@@ -52,6 +53,7 @@ class RunRecord:
                 dict(raw["files"]),
                 dict(raw["versions"]),
                 str(raw["device"]),
+                bool(raw.get("tf32", False)),
             )
         except TinyLMError as error:
             raise TinyLMError(f"{path}: {error}") from None

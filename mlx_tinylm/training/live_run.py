@@ -35,7 +35,15 @@ from mlx_tinylm.training import checkpoint
 from mlx_tinylm.training.loop import baselines, run_steps, validate
 from mlx_tinylm.training.optimizer import schedule
 from mlx_tinylm.training.progress import SAMPLE_CHARACTERS, Progress, due_at, next_due
-from mlx_tinylm.training.state import AGAINST_DIVERGENCE, DivergedError, TrainState, kept_tensors, kept_weights
+from mlx_tinylm.training.state import (
+    AGAINST_DIVERGENCE,
+    DeviceFailedError,
+    DivergedError,
+    TrainState,
+    device_failures,
+    kept_tensors,
+    kept_weights,
+)
 from mlx_tinylm.training.step import Step, make_step
 
 
@@ -76,11 +84,18 @@ class Run:
         return not validated and due_at(self.config, self.state.step).evaluate
 
     def events(self) -> Iterator[Event]:
-        """Train to the end and say what happens. Raises TinyLMError where a loss is not finite or a disk is full."""
+        """Train to the end and say what happens.
+
+        Raises TinyLMError where a loss is not finite, a disk is full, or a GPU gives up.
+        """
         try:
-            yield from self._events()
+            with device_failures():  # validations and samples wait for it, too
+                yield from self._events()
         except DivergedError as error:
             raise TinyLMError(f"{error}. {self._after_divergence()}") from None
+        except DeviceFailedError as error:
+            command = f"mlx-tinylm train --resume {shlex.quote(str(self.folder))}"
+            raise TinyLMError(f"{error}. The checkpoint of step {self.saved.step:,} stands; go on: {command}") from None
 
     def _events(self) -> Iterator[Event]:
         config, state = self.config, self.state

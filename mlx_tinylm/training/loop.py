@@ -20,7 +20,7 @@ from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.text.ids import Dataset, Ids
 from mlx_tinylm.text.ngrams import ngram_losses
 from mlx_tinylm.training.batches import dropout_keys, step_offsets
-from mlx_tinylm.training.state import DivergedError, TrainState, kept_weights
+from mlx_tinylm.training.state import DivergedError, TrainState, device_failures, kept_weights
 from mlx_tinylm.training.step import Step
 
 COUNTED, PREDICTED = 2_000_000, 500_000  # ids for n-gram models at most: more take memory and change little
@@ -35,21 +35,22 @@ def run_steps(
 ) -> Iterator[Stepped]:
     """Train up to step `until` on `length` ids; a step is dispatched before the loss of the last one is read.
 
-    Raises DivergedError as soon as a loss or a gradient is no finite number.
+    Raises DivergedError as soon as a loss or a gradient is no finite number, DeviceFailedError where a GPU gives up.
     """
     previous: tuple[int, mx.array, mx.array] | None = None
-    while state.step < until and not stopping():
-        keys = dropout_keys(config, state.step)
-        offsets = mx.array(step_offsets(config, state.step, length))
-        loss, norm = step(offsets, None if keys is None else mx.array(keys))
-        average = state.average.state if state.average else {}
-        mx.async_eval(loss, norm, state.model.parameters(), state.optimizer.state, average)
-        state.step += 1
+    with device_failures():
+        while state.step < until and not stopping():
+            keys = dropout_keys(config, state.step)
+            offsets = mx.array(step_offsets(config, state.step, length))
+            loss, norm = step(offsets, None if keys is None else mx.array(keys))
+            average = state.average.state if state.average else {}
+            mx.async_eval(loss, norm, state.model.parameters(), state.optimizer.state, average)
+            state.step += 1
+            if previous:
+                yield finished(*previous)
+            previous = (state.step, loss, norm)
         if previous:
             yield finished(*previous)
-        previous = (state.step, loss, norm)
-    if previous:
-        yield finished(*previous)
 
 
 def finished(step: int, loss: mx.array, norm: mx.array) -> Stepped:

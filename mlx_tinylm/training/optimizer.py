@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +84,7 @@ def moved_in_stacks(
     """
     tree = tree_map(Matrix, gradients, parameters, states)
     by_shape: dict[tuple[int, ...], list[Matrix]] = {}
-    for _, matrix in tree_flatten(tree):
+    for matrix in dict(tree_flatten(tree)).values():
         by_shape.setdefault(matrix.gradient.shape, []).append(matrix)
     for matrices in by_shape.values():
         spread = streams(compute, len(matrices))
@@ -106,10 +106,10 @@ def move(apply: Callable[..., mx.array], matrices: list[Matrix]) -> None:
             matrix.state[key] = value
 
 
-def of_equal_shape(named: Iterable[tuple[str, mx.array]]) -> dict[tuple[int, ...], list[mx.array]]:
+def of_equal_shape(named: Mapping[str, mx.array]) -> dict[tuple[int, ...], list[mx.array]]:
     """The arrays of each shape, in the order in which they come."""
     found: dict[tuple[int, ...], list[mx.array]] = {}
-    for _, array in named:
+    for array in named.values():
         found.setdefault(array.shape, []).append(array)
     return found
 

@@ -109,7 +109,7 @@ def start(
             write_folder(beside, model_config, tokenizer)
             write_tensors(beside / WEIGHTS, kept_tensors(state))
             saved = checkpoint.save(beside, state, dataclasses.asdict(progress))
-            _record(beside, config, corpus, kept_sources(beside, place, corpus, data), init_from).write(beside)
+            _record(beside, compute, config, corpus, kept_sources(beside, place, corpus, data), init_from).write(beside)
         folder = folder or numbered(place)
         yield Run(
             folder,
@@ -152,7 +152,7 @@ def _shaped_as(source: ModelFolder, config: TrainConfig, given: Collection[str])
 
 
 def _record(
-    folder: Path, config: TrainConfig, corpus: Corpus, data: tuple[str, ...], init_from: Path | None
+    folder: Path, compute: Compute, config: TrainConfig, corpus: Corpus, data: tuple[str, ...], init_from: Path | None
 ) -> RunRecord:
     """What the run depends on; the model's small files are in `folder` already."""
     return RunRecord(
@@ -163,4 +163,5 @@ def _record(
         files={name: sha256_of(folder / name) for name in SMALL_FILES},
         versions={name: importlib.metadata.version(name) for name in ("mlx-tinylm", "mlx", "numpy")},
         device=str(mx.default_device()),
+        tf32=compute.may_use_tf32,
     )

@@ -28,6 +28,27 @@ class DivergedError(TinyLMError):
     """Training went wrong: something is no finite number any more."""
 
 
+class DeviceFailedError(TinyLMError):
+    """The GPU gave up what it was computing."""
+
+
+@contextlib.contextmanager
+def device_failures() -> Iterator[None]:
+    """Raise DeviceFailedError where MLX's RuntimeError says that Metal ended the work, as its watchdog may do.
+
+    It comes where a result is waited for, or with the next work that builds on it (ml-explore/mlx, issue 3267).
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "Command buffer execution failed" not in str(error):
+            raise
+        raise DeviceFailedError(
+            f"the GPU ended its work ({str(error).strip().rstrip('.')}); macOS does so where it keeps the display "
+            "waiting or memory runs out. A smaller --batch-size helps, or letting the display sleep"
+        ) from None
+
+
 @dataclass
 class TrainState:
     """Everything else in a run is a pure function of its settings, the corpus and `step`."""

@@ -65,7 +65,7 @@ def mean_gradient(
     gradient_of: Gradient, offsets: mx.array, keys: mx.array | None, compute: Compute
 ) -> tuple[mx.array, Any]:
     """Window offsets (A, B) and dropout keys (A, B, P, 2) -> mean loss and mean gradient, spread over streams."""
-    A, B = offsets.shape
+    B = offsets.shape[1]
     spread = streams(compute, B)
     sums: list[tuple[mx.array, Any]] = []
     for stream, shard in zip(spread, shards(B, len(spread)), strict=True):
@@ -95,7 +95,7 @@ def summed_gradient(
     for batch in range(A):
         inputs = [offsets[batch]] if keys is None else [offsets[batch], keys[batch]]
         if total:
-            inputs = mx.depends(inputs, [leaf for _, leaf in tree_flatten(total)])
+            inputs = mx.depends(inputs, list(dict(tree_flatten(total)).values()))
         loss, gradient = gradient_of(inputs[0], inputs[1] if keys is not None else None)
         part = tree_map(lambda x: weight * x, (loss, gradient))
         total = tree_map(mx.add, total, part) if total else part
@@ -105,7 +105,7 @@ def summed_gradient(
 
 def norm_of(gradient: Any) -> mx.array:
     """The Euclidean norm of a tree of arrays; those of equal shape are summed at once: few large operations."""
-    groups = of_equal_shape(tree_flatten(gradient)).values()
+    groups = of_equal_shape(dict(tree_flatten(gradient))).values()
     # Row by row, then the rows: one float32 sum over all would lose digits.
     squares = [mx.sum(mx.sum(mx.square(joined(arrays)), axis=-1)) for arrays in groups]
     return mx.sqrt(functools.reduce(mx.add, squares))

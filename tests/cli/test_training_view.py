@@ -59,7 +59,7 @@ def run_of(step: int = 10, alphabet: str = "ROME:abc", events: Any = (), words: 
         corpus=SimpleNamespace(name="book.txt", characters=12_345, alphabet=alphabet, first_words=lambda: words),
         tokenizer=Tokenizer.from_alphabet(alphabet),
         state=SimpleNamespace(step=step, model=model),
-        compute=SimpleNamespace(device="cpu", blas=SimpleNamespace(source="OpenBLAS 1.2", hint=None)),
+        compute=SimpleNamespace(device="cpu", compiles=False, blas=SimpleNamespace(source="OpenBLAS 1.2", hint=None)),
         peak_memory_mib=lambda: 1234.5,
         out_of_patience=False,
         unvalidated=False,
