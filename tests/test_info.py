@@ -5,14 +5,19 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
+import platform
 import re
 from pathlib import Path
+from typing import Any
 
+import mlx.core as mx
+import numpy as np
 import pytest
 from conftest import random_folder
 
 from mlx_tinylm.backend.blas import Blas
 from mlx_tinylm.backend.devices import Compute, prepare
+from mlx_tinylm.backend.products import products_here
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.info import SystemFacts, model_facts, system_facts
 from mlx_tinylm.model_folder.config import GPT2Config, ModelConfig, Quantization, Qwen3Config
@@ -132,3 +137,46 @@ def test_no_model(tmp_path: Path) -> None:
     """A folder that holds no model is refused as everywhere."""
     with pytest.raises(TinyLMError, match=r"no config.json here"):
         model_facts(tmp_path)
+
+
+def test_a_system_with_a_gpu() -> None:
+    """Of a Mac, its system, GPU and memory are there, whether products are TF32, and that they are right."""
+    gpu = Compute("gpu", 1, None, Blas("Accelerate (macOS)"))
+    facts = dataclasses.replace(NO_MLX, compute=gpu, macos="26.1", architecture="applegpu_g17s", products="right")
+    found = facts.to_json()
+    assert (found["macos"], found["architecture"], found["products"]) == ("26.1", "applegpu_g17s", "right")
+    assert found["tf32"] == "off"  # as the tests ask for
+    assert dict(facts.rows())["TF32 in float32 products"] == "off"
+    assert "tf32" not in dataclasses.replace(facts, compute=COMPUTE).to_json()  # a CPU has none
+
+
+@pytest.mark.parametrize(
+    ("device", "memory"), [({"memory_size": 2**34}, "16.0 GiB"), ({"total_memory": 3 * 2**33}, "24.0 GiB"), ({}, None)]
+)
+def test_what_mlx_says_of_its_device(
+    device: dict[str, int], memory: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory is that of Metal or of CUDA, which have different names for it; the name of macOS is the system's."""
+    named = {"device_name": "a GPU", "architecture": "sm_120"} | device
+    monkeypatch.setattr(mx, "device_info", lambda: named)
+    monkeypatch.setattr(platform, "mac_ver", lambda: ("26.1", ("", "", ""), "arm64"))
+    facts = system_facts()
+    assert (facts.device_name, facts.architecture, facts.memory) == ("a GPU", "sm_120", memory)
+    assert (facts.macos, facts.products) == ("26.1", "right in float32 and bfloat16")
+
+
+def test_products_that_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An MLX that multiplies wrong, or fails to, is named with the type and what to do; a right one is right."""
+    assert products_here() == "right in float32 and bfloat16"
+    right = mx.array
+
+    def off(numbers: np.ndarray[Any, Any]) -> mx.array:
+        return right(numbers) + right(numbers == 3)
+
+    def failing(numbers: np.ndarray[Any, Any]) -> mx.array:
+        raise RuntimeError("no kernel")
+
+    monkeypatch.setattr(mx, "array", off)
+    assert products_here().startswith("wrong in float32; this MLX does not fit the system")
+    monkeypatch.setattr(mx, "array", failing)
+    assert products_here().startswith("float32 fails (no kernel); this MLX does not fit the system")

@@ -189,3 +189,14 @@ def test_shards(count: int, parts: int) -> None:
     assert [thing for piece in pieces for thing in piece] == list(range(count))
     sizes = [len(piece) for piece in pieces]
     assert min(sizes) >= max(1, max(sizes) - 1)
+
+
+@pytest.mark.parametrize(("value", "allowed"), [(None, True), ("1", True), ("0", False)])
+def test_tf32(value: str | None, allowed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU may multiply float32 in TF32 unless told not to; a CPU has none; the tests ask for whole products."""
+    assert os.environ["MLX_ENABLE_TF32"] == "0"
+    monkeypatch.delenv("MLX_ENABLE_TF32")
+    if value is not None:
+        monkeypatch.setenv("MLX_ENABLE_TF32", value)
+    assert Compute("gpu", 1, None, prepare().blas).may_use_tf32 == allowed
+    assert not compute(1).may_use_tf32

@@ -152,6 +152,15 @@ def test_introduction() -> None:
     ]
 
 
+def test_a_first_step_that_is_compiled(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where steps are compiled, which is on a GPU, the wait for the first one is explained."""
+    for compiles in (False, True):
+        run = run_of(0)
+        run.compute.compiles = compiles
+        show_training(contextlib.nullcontext(run), "preset tiny")
+        assert ("The first step is compiled" in capsys.readouterr().err) == compiles
+
+
 # The end of a run
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -230,3 +231,28 @@ def test_a_window_has_a_mask_of_its_own() -> None:
     other = np.array(ops.dropout(x, KEYS, 1, 0.5))
     assert not any(np.array_equal(a, b) for a in whole for b in other)
     assert not np.array_equal(whole[0], whole[1])
+
+
+@pytest.mark.parametrize("V", [3, 66, 1024, 1025])
+def test_the_gradient_of_an_embedding(V: int, tmp_path: Path) -> None:
+    """It equals MLX's, and for a small vocabulary nothing is scattered, which no GPU does twice alike."""
+    random = np.random.default_rng(0)
+    layer = nn.Embedding(V, 8)
+    ids = mx.array(random.integers(0, V, (4, 50)))
+    upstream = mx.array(random.standard_normal((4, 50, 8)).astype(np.float32))
+
+    def gradient(embed: Callable[[mx.array], mx.array]) -> mx.array:
+        def loss(parameters: Any) -> mx.array:
+            layer.update(parameters)
+            return (embed(ids) * upstream).sum()
+
+        before = layer.parameters()
+        found = mx.grad(loss)(before)["weight"]
+        layer.update(before)
+        return found
+
+    ours, theirs = gradient(lambda ids: ops.embedding(layer, ids)), gradient(layer)
+    mx.export_to_dot(str(tmp_path / "graph.dot"), ours)
+    assert ("Scatter" in (tmp_path / "graph.dot").read_text()) == (V > ops.SMALL_VOCABULARY)
+    np.testing.assert_allclose(np.array(ours), np.array(theirs), atol=1e-5, rtol=1e-5)
+    np.testing.assert_array_equal(np.array(ops.embedding(layer, ids)), np.array(layer(ids)))

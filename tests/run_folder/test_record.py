@@ -36,7 +36,7 @@ def test_written_and_read(tmp_path: Path, record: RunRecord) -> None:
     """A record comes back as it was written, under the keys that train.json always had, in their order."""
     assert RunRecord.read(tmp_path) == RunRecord.find(tmp_path) == record
     raw = json.loads((tmp_path / "train.json").read_text())
-    assert list(raw) == ["settings", "init_from", "data", "corpus", "files", "versions", "device", "sha256"]
+    assert list(raw) == ["settings", "init_from", "data", "corpus", "files", "versions", "device", "tf32", "sha256"]
     assert raw["corpus"] == {"name": "plays", "sha256": "5" * 64, "characters": 1234}
     assert (raw["settings"], raw["data"]) == (record.settings.to_json(), ["tinyshakespeare", "text.txt"])
 
@@ -112,3 +112,11 @@ def test_a_text_that_is_not_here(tmp_path: Path, record: RunRecord, item: str) -
     with pytest.raises(TinyLMError, match="is not here; give a text with --data") as caught:
         recorded(record, tmp_path, item).sources(tmp_path)
     assert len(str(caught.value)) < 500
+
+
+def test_a_record_from_before_tf32_was_noted(tmp_path: Path, record: RunRecord) -> None:
+    """A train.json that does not say whether products were TF32 can go on."""
+    raw = record.to_json()
+    del raw["tf32"]
+    (tmp_path / "train.json").write_text(sealed(raw))
+    assert RunRecord.read(tmp_path) == record

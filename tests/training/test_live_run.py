@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 import pytest
 from tiny_runs import (
@@ -28,6 +29,8 @@ from mlx_tinylm.model_folder.layout import transposed
 from mlx_tinylm.model_folder.tensor_files import read_safetensors
 from mlx_tinylm.run_folder.events import Baselines, Evaluated, Sampled, Saved, Stepped
 from mlx_tinylm.training import checkpoint, live_run, resumption, run
+from mlx_tinylm.training.state import device_failures
+from mlx_tinylm.training.step import Step, make_step
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -263,3 +266,50 @@ def test_a_sample_is_broken_off(tmp_path: Path, text: Path) -> None:
             if isinstance(event, Evaluated) and event.step == 4:
                 running.stop()
     assert checkpoint.saved(tmp_path / "run")[0].name == "00000004"
+
+
+METAL = "[METAL] Command buffer execution failed: Caused GPU Timeout Error (00000002:kIOGPUCommandBufferCallbackError)."
+
+
+@pytest.mark.parametrize(("step", "kept"), [(1, 0), (5, 4), (6, 4)])
+def test_a_gpu_that_gives_up(step: int, kept: int, tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Metal ends the work, nothing of that step is saved, and a line says what helps and how to go on.
+
+    A stand-in for Metal: the loss of a step that raises when it is waited for.
+    """
+
+    class Failed:
+        def __float__(self) -> float:
+            raise RuntimeError(METAL)
+
+    def failing(*arguments: object) -> Step:
+        made, count = make_step(*arguments), itertools.count(1)  # type: ignore[arg-type]
+
+        def stepped(offsets: mx.array, keys: mx.array | None) -> tuple[mx.array, mx.array]:
+            loss, norm = made(offsets, keys)
+            return (Failed() if next(count) == step else loss), norm  # type: ignore[return-value]
+
+        return stepped
+
+    config = dataclasses.replace(PLAIN, grad_clip=None)
+    with monkeypatch.context() as patch:
+        patch.setattr(live_run, "make_step", failing)
+        patch.setattr(mx, "async_eval", lambda *_: None)
+        with pytest.raises(TinyLMError) as caught:
+            train(tmp_path / "run", config, text)
+    message = str(caught.value)
+    assert message.startswith("the GPU ended its work ([METAL] Command buffer execution failed: Caused GPU Timeout")
+    assert "smaller --batch-size helps, or letting the display sleep" in message
+    go_on = f"mlx-tinylm train --resume {tmp_path / 'run'}"
+    assert message.endswith(f"The checkpoint of step {kept} stands; go on: {go_on}")
+    assert checkpoint.saved(tmp_path / "run")[0].name == f"{kept:08}"
+    assert len(metrics(tmp_path / "run")) == step
+    resume(tmp_path / "run")
+    train(tmp_path / "whole", config, text)
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
+def test_other_errors_of_mlx_are_no_gpu_that_gives_up() -> None:
+    """A RuntimeError that says something else is a mistake of ours, and stays what it is."""
+    with pytest.raises(RuntimeError, match="shapes"), device_failures():
+        raise RuntimeError("shapes do not match")

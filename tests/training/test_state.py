@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
-from tiny_runs import PLAIN, RICH, equal, fresh, on_streams, weights_of
+from tiny_runs import IDS, PLAIN, RICH, equal, fresh, on_streams, trained, weights_of
 
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.model_folder.layout import tensor_shapes
@@ -86,3 +86,42 @@ def test_a_run_larger_than_the_machine_is_refused(changes: dict[str, int]) -> No
     with pytest.raises(TinyLMError, match=r"needs [\d,.]+ GiB of memory or more, the machine has [\d,.]+; lower --"):
         check_memory(config, config.model_config(66, 65), on_streams())
     check_memory(PLAIN, PLAIN.model_config(66, 65), on_streams())
+
+
+def test_memory_is_counted_for_one_batch_and_for_attention() -> None:
+    """Accumulated batches follow each other and count once; B x H x T^2 weights of attention are kept, and count."""
+    vocabulary = (66, 65)
+    many = dataclasses.replace(PLAIN, grad_accumulation_steps=10_000_000)
+    check_memory(many, many.model_config(*vocabulary), on_streams())
+    long = dataclasses.replace(PLAIN, layers=8, heads=16, context=100_000, batch_size=1)
+    with pytest.raises(TinyLMError, match=r"needs [12],\d\d\d.\d GiB"):  # 8 x 16 x 10^10 / 2 weights of 4 bytes
+        check_memory(long, long.model_config(*vocabulary), on_streams())
+
+
+@pytest.mark.parametrize(
+    ("device", "limit"),
+    [
+        ({"total_memory": 2**30, "free_memory": 2**40}, 1),
+        ({"memory_size": 2**40, "max_recommended_working_set_size": 2 * 2**30}, 2),
+    ],
+    ids=["CUDA", "Metal"],
+)
+def test_on_a_gpu_its_memory_counts(device: dict[str, int], limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run on a GPU must fit into that, however much the machine has; all of attention's weights count there."""
+    monkeypatch.setattr(mx, "device_info", lambda _: device)
+    gpu = dataclasses.replace(on_streams(), device="gpu", streams=1)
+    fits = dataclasses.replace(PLAIN, layers=1, heads=4, context=4096, batch_size=limit * 3)
+    check_memory(fits, fits.model_config(66, 65), gpu)
+    larger = dataclasses.replace(fits, batch_size=limit * 4)  # 2^30 bytes of attention each
+    with pytest.raises(TinyLMError, match=rf"needs {limit}\.\d GiB of memory or more, the GPU has {limit}\.0; lower"):
+        check_memory(larger, larger.model_config(66, 65), gpu)
+
+
+def test_freed_memory_is_given_back_after_looking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a validation or a sample leaves in MLX's cache is of no use to a step; a step's own stays there."""
+    cleared: list[int] = []
+    monkeypatch.setattr(mx, "clear_cache", lambda: cleared.append(1))
+    state, _ = trained(PLAIN, 3)
+    assert not cleared
+    validate(state, PLAIN, IDS, on_streams())
+    assert cleared == [1]

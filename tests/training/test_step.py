@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -13,7 +15,7 @@ from tiny_runs import CONFIGS, IDS, PLAIN, RICH, SOAK, fresh, on_streams, traine
 
 from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.training.batches import dropout_keys, step_offsets
-from mlx_tinylm.training.step import make_step
+from mlx_tinylm.training.step import make_step, norm_of
 
 every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 FAMILIES = ["gpt2", "qwen3"]
@@ -42,6 +44,20 @@ def test_accumulation_does_not_change_a_run(family: str, dropout: float) -> None
     same_steps(trained(parts, 3), trained(whole, 3))
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("streams", [1, 2])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_accumulation_takes_the_memory_of_one_batch(family: str, streams: int, dropout: float) -> None:
+    """Eight batches a step, one after the other on each stream, need hardly more than one."""
+    one = dataclasses.replace(PLAIN, family=family, layers=3, context=64, batch_size=16, width=32, dropout=dropout)
+    peaks = []
+    for batches in (1, 8):
+        mx.reset_peak_memory()
+        trained(dataclasses.replace(one, grad_accumulation_steps=batches), 2, streams=streams)
+        peaks.append(mx.get_peak_memory())
+    assert peaks[1] < 1.25 * peaks[0]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_streams_do_not_change_a_run(family: str) -> None:
     """Two batches of four windows on one stream, or on three, of which one has two windows, dropout included."""
@@ -67,6 +83,23 @@ def test_the_norm_is_that_of_the_mean_gradient() -> None:
     for clip in (None, 1e-3):
         _, [step] = trained(dataclasses.replace(config, grad_clip=clip), 1)
         assert (step.loss, step.grad_norm) == pytest.approx((loss.item(), norm), rel=1e-4)
+
+
+def operations(path: Path, *arrays: mx.array) -> list[str]:
+    """What MLX will do for arrays that it has not computed yet."""
+    mx.export_to_dot(str(path), *arrays)
+    return re.findall(r'label ?="(\w+)", shape=rectangle', path.read_text())
+
+
+def test_the_norm_takes_few_operations(tmp_path: Path) -> None:
+    """Fifty matrices of one shape and fifty vectors are summed together, and to the last digits: float64 agrees."""
+    random = np.random.default_rng(0)
+    arrays = {f"{n}-{i}": random.standard_normal((200, 30)[:n]) for n in (1, 2) for i in range(50)}
+    gradient = {name: mx.array(array.astype(np.float32)) for name, array in arrays.items()}
+    mx.eval(gradient)
+    norm = norm_of(gradient)
+    assert 1 < len(operations(tmp_path / "graph.dot", norm)) < 15
+    assert norm.item() == pytest.approx(np.sqrt(sum((array**2).sum() for array in arrays.values())), rel=1e-6)
 
 
 @pytest.mark.parametrize(("clip", "clipped"), [(None, False), (0.01, True), (1e6, False)])
