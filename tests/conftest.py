@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from pydoc_data.topics import topics
 
 import numpy as np
 import pytest
 
-from mlx_tinylm.backend.devices import TF32, prepare
+from mlx_tinylm.backend.devices import MLX_MISSING, TF32, prepare_if_possible
 from mlx_tinylm.files import cache_dir
 from mlx_tinylm.model_folder.config import ModelConfig
 from mlx_tinylm.model_folder.folder import write_folder
@@ -21,7 +23,36 @@ from mlx_tinylm.text.tokenizer import Tokenizer
 # this when it first multiplies.
 os.environ[TF32] = "0"
 # Test files import MLX before anything that would set this up, and by then it is too late.
-prepare()
+WITH_MLX = prepare_if_possible() is not None
+# What a test file imports that cannot be imported without MLX.
+NEEDS_MLX = re.compile(
+    r"^(import|from) (mlx|mlx_tinylm\.(training|models|backend\.(mlx_model|lanes)|export\.quantize)|tiny_runs)\b", re.M
+)
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Without MLX, as on Windows, leave out the files that need it, and the folders whose conftest.py does."""
+    file = collection_path / "conftest.py" if collection_path.is_dir() else collection_path
+    if WITH_MLX or file.suffix != ".py" or not file.is_file() or not NEEDS_MLX.search(file.read_text("utf-8")):
+        return None
+    return True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call() -> Iterator[None]:
+    """Without MLX, what asks for it within a file that does not is skipped by name."""
+    try:
+        return (yield)
+    except Exception as error:
+        missing = isinstance(error, ImportError) or MLX_MISSING.partition(".")[0] in str(error)
+        if WITH_MLX or not missing:
+            raise
+        pytest.skip("needs MLX")
+
+
+def pytest_report_header() -> str | None:
+    """What is left out is said."""
+    return None if WITH_MLX else "MLX cannot be imported here: the test files that import it are left out"
 
 
 def random_tensors(config: ModelConfig, seed: int = 0) -> Tensors:
