@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import Result
+from tiny_runs import PLAIN, options
 
 from mlx_tinylm.cli.awake import kept_awake
 
@@ -63,3 +67,12 @@ def test_a_machine_that_may_sleep(
         time.sleep(0.1)
     assert not log.exists()
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("more", [[], ["--allow-sleep"]], ids=["awake", "asleep"])
+def test_training_keeps_a_mac_awake(more: list[str], log: Path, invoke: Callable[..., Result], tmp_path: Path) -> None:
+    """`train` does so, unless it is told not to."""
+    given = [*options(dataclasses.replace(PLAIN, steps=1)), "--data", "text.txt", "--out", tmp_path / "run", *more]
+    done = invoke("train", *given)
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert ("stays awake" in done.stderr) != bool(more)

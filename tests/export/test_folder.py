@@ -341,6 +341,7 @@ def test_tokenizer_of_another_tool(source: Path, tmp_path: Path) -> None:
 
 def test_command(source: Path, tmp_path: Path) -> None:
     """The command prints where it wrote and the largest difference."""
+    pytest.importorskip("mlx.core", reason="needs MLX", exc_type=ImportError)
     arguments = ["export", str(source), "--out", str(tmp_path / "out"), "--dtype", "bfloat16", "--quantize", "8"]
     done = CliRunner().invoke(main, arguments)
     assert (done.exit_code, done.stderr) == (0, "")
