@@ -95,7 +95,7 @@ def export(
             )
         measured = losses(source, stored, folder, corpus) if corpus else None
         card = model_card(source, config, training, name, dtype, gguf, example, measured)
-        write_atomically(folder / CARD, sealed_card(card))
+        write_atomically(folder / CARD, sealed_card(card, [path.name for path in folder.iterdir()]))
         size = sum(file.stat().st_size for file in folder.iterdir())
     return Exported(out, size, difference, spread, measured)
 

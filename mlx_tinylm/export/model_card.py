@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from mlx_tinylm.text.named_corpora import NAMED
 
 CARD = "README.md"
 PUBLIC_DOMAIN = {NAMED["tinyshakespeare"].sha256}  # of texts
-SEAL = "<!-- mlx-tinylm export, SHA-256 of the text above: {} -->\n"
+SEAL = "<!-- mlx-tinylm export of {}; SHA-256 of that and of the text above: {} -->\n"
 
 
 @dataclass(frozen=True)
@@ -48,19 +50,24 @@ class Training:
         return cls(text, best, began_here and text.sha256 in PUBLIC_DOMAIN) if text else None
 
 
-def sealed_card(text: str) -> str:
-    """A card with a last line by which `is_sealed` knows it."""
-    return text + SEAL.format(digest(text.encode()))
+def sealed_card(text: str, files: Iterable[str]) -> str:
+    """A card with a last line by which `sealed_files` knows it, and the names of the files beside it."""
+    names = " ".join(sorted(files))
+    return text + SEAL.format(names, digest(f"{text}{names}".encode()))
 
 
-def is_sealed(path: Path) -> bool:
-    """Whether a file is there and is a card as `sealed_card` gave it: an export's, with nothing changed since."""
+def sealed_files(path: Path) -> set[str] | None:
+    """The files that an export wrote beside its card; None where there is no card as `sealed_card` gave it."""
     try:
-        content = read(path)
-    except TinyLMError:
-        return False
-    text = b"".join(content.splitlines(keepends=True)[:-1])
-    return content == text + SEAL.format(digest(text)).encode()
+        content = read(path).decode()
+    except (TinyLMError, UnicodeDecodeError):
+        return None
+    found = re.fullmatch(
+        r"(.*\n|)<!-- mlx-tinylm export of (.*); SHA-256 of that and of the text above: .*\n", content, re.S
+    )
+    if found is None or content != sealed_card(found[1], found[2].split()):
+        return None
+    return {CARD, *found[2].split()}
 
 
 def model_card(

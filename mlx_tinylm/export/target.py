@@ -8,7 +8,7 @@ from pathlib import Path
 from mlx_tinylm.checks import check
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.export.gguf import GGUF
-from mlx_tinylm.export.model_card import CARD, is_sealed
+from mlx_tinylm.export.model_card import CARD, sealed_files
 from mlx_tinylm.export.tokenizer_files import FOREIGN_FILES
 from mlx_tinylm.files import is_leftover, undo_exchange
 from mlx_tinylm.model_folder.folder import WEIGHTS
@@ -45,7 +45,8 @@ def check_target(source: Path, out: Path, force: bool) -> None:
     )
     check(SETTINGS not in there, f"{out}: holds a training run ({SETTINGS}), not an export; choose another --out")
     ours = [name for name in there if name in OWN_FILES]
-    if ours and not is_sealed(out / CARD):
+    written = sealed_files(out / CARD)
+    if ours and written is None:
         found = f"its {CARD} is not one that export wrote, or was edited since"
         raise TinyLMError(
             f"{out}: {found if CARD in ours else f'has no {CARD} that export wrote'}, and --force replaces an export "
@@ -53,6 +54,11 @@ def check_target(source: Path, out: Path, force: bool) -> None:
         )
     folders = [name for name in ours if (out / name).is_dir()]
     check(not folders, f"{out}: {', '.join(folders)} is a folder, which no export made; choose another --out")
+    foreign = [name for name in ours if written is not None and name not in written]
+    check(
+        not foreign,
+        f"{out}: {', '.join(foreign)} was not written by the export there and is kept; choose another --out",
+    )
 
 
 def _lies_in(source: Path, out: Path) -> bool:

@@ -11,7 +11,7 @@ import pytest
 from conftest import random_folder
 from tiny_models import GPT2, TEXT, with_run
 
-from mlx_tinylm.export.model_card import Training, is_sealed, model_card, sealed_card
+from mlx_tinylm.export.model_card import Training, model_card, sealed_card, sealed_files
 from mlx_tinylm.export.read_back import Losses
 from mlx_tinylm.integrity import read_sealed, sealed
 from mlx_tinylm.model_folder.config import ModelConfig, Quantization
@@ -156,10 +156,11 @@ def test_nothing_usable_recorded(damage: Callable[[Path], object], tmp_path: Pat
 def test_a_seal_by_hand(tmp_path: Path) -> None:
     """A sealed card ends in the SHA-256 of what stands above, here as sha256sum gave it, and is known by it."""
     path = tmp_path / "README.md"
-    path.write_text(sealed_card("ab\n"))
-    known = "a63d8014dba891345b30174df2b2a57efbb65b4f9f09b98f245d1b3192277ece"
-    assert path.read_text() == f"ab\n<!-- mlx-tinylm export, SHA-256 of the text above: {known} -->\n"
-    assert is_sealed(path)
+    path.write_text(sealed_card("ab\n", ["b", "a"]))
+    known = "79f7047299be98dffb96e7762c44f3a67b3f866fb2dfc1707edc168eb82fa97d"  # of "ab", a newline, "a b"
+    line = f"<!-- mlx-tinylm export of a b; SHA-256 of that and of the text above: {known} -->"
+    assert path.read_text() == f"ab\n{line}\n"
+    assert sealed_files(path) == {"a", "b", "README.md"}
 
 
 EDITS: dict[str, Callable[[str], str]] = {
@@ -177,14 +178,14 @@ EDITS: dict[str, Callable[[str], str]] = {
 def test_an_edited_card(edit: Callable[[str], str], tmp_path: Path) -> None:
     """Whatever is changed in a card, it is no longer known as an export's; neither is what is no file."""
     path = tmp_path / "README.md"
-    path.write_bytes(edit(sealed_card(card(tmp_path, GPT2))).encode("utf-8", "surrogateescape"))
-    assert not is_sealed(path)
+    path.write_bytes(edit(sealed_card(card(tmp_path, GPT2), ["a"])).encode("utf-8", "surrogateescape"))
+    assert sealed_files(path) is None
     path.unlink()
-    assert not is_sealed(path)
+    assert sealed_files(path) is None
     path.mkdir()
-    assert not is_sealed(path)
+    assert sealed_files(path) is None
 
 
 def test_the_shipped_card_is_sealed() -> None:
     """The card of the model that ships has lines of its own; after an edit it is sealed anew, with `sealed_card`."""
-    assert is_sealed(shipped_weights() / "README.md")
+    assert sealed_files(shipped_weights() / "README.md") == {path.name for path in shipped_weights().iterdir()}

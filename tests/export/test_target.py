@@ -16,6 +16,7 @@ from tiny_models import GPT2, with_run
 from mlx_tinylm.cli.main import main
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.export.folder import export
+from mlx_tinylm.export.model_card import sealed_card
 
 
 @pytest.fixture
@@ -37,6 +38,8 @@ def test_an_export_is_replaced(source: Path, out: Path) -> None:
     """All that an earlier export wrote gives way, and what else lies there stays, without --force nothing does."""
     (out / "notes.txt").write_text("mine")
     (out / "model.gguf").write_text("of an earlier export")
+    text = "".join((out / "README.md").read_text().splitlines(keepends=True)[:-1])
+    (out / "README.md").write_text(sealed_card(text, [*contents(out), "model.gguf"]))
     (out / "pictures").mkdir()
     before = contents(out)
     with pytest.raises(TinyLMError, match=r"out: has something in it already \(README.md, .*add --force if"):
@@ -72,6 +75,10 @@ MINE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a link to nowhere": (
         lambda out: ((out / "README.md").unlink(), (out / "README.md").symlink_to("nowhere")),
         "its README.md is not one that export wrote",
+    ),
+    "a GGUF of mine": (
+        lambda out: (out / "model.gguf").write_text("mine"),
+        "model.gguf was not written by the export there and is kept",
     ),
     "a run": (with_run, r"holds a training run \(train\.json\)"),
     "a folder": (lambda out: (out / "model.gguf").mkdir(), "model.gguf is a folder, which no export made"),
