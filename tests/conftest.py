@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -19,6 +20,10 @@ from mlx_tinylm.model_folder.layout import tensor_shapes
 from mlx_tinylm.model_folder.tensor_files import Tensors, write_tensors
 from mlx_tinylm.text.tokenizer import Tokenizer
 
+# A suite that runs in the background, or under nohup, ignores signals, and so would each program that it starts.
+for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+    if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_IGN:
+        signal.signal(getattr(signal, name), handler)
 # On CUDA and on M5 float32 products have ten bits' precision unless told, which no tolerance here allows for; MLX reads
 # this when it first multiplies.
 os.environ[TF32] = "0"
