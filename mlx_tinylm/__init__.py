@@ -42,8 +42,8 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """The public names, too, that nobody has asked for yet."""
-    return sorted({*globals(), *__all__})
+    """The public names, those that nobody has asked for yet too, and what every module has."""
+    return sorted({*(name for name in globals() if name.startswith("__")), *__all__})
 
 
 def train(

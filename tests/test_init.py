@@ -26,7 +26,9 @@ def test_public_names_are_listed() -> None:
     code = "import mlx_tinylm, sys; print(dir(mlx_tinylm), 'mlx_tinylm.generation' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     names, imported = done.stdout.rsplit(maxsplit=1)
-    assert {*mlx_tinylm.__all__, "__doc__", "__name__"} <= set(ast.literal_eval(names))
+    found = set(ast.literal_eval(names))
+    assert {name for name in found if not name.startswith("__")} == {*mlx_tinylm.__all__} - {"__version__"}
+    assert {"__version__", "__doc__", "__name__"} <= found
     assert imported == "False"
 
 

@@ -35,9 +35,9 @@ def data(name: str | None) -> None:
     if name is None:
         click.echo(terminal.table((key, known.about) for key, known in NAMED.items()))
         kept = ids_cache.kept()
-        size, limit = kept.bytes / ids_cache.GB, kept.limit / ids_cache.GB
+        size, limit = kept.bytes / 10**6, kept.limit / ids_cache.GB
         click.echo(
-            f"\n{kept.folder} keeps {kept.texts} texts as ids: {size:.2f} GB; above {limit:g} GB "
+            f"\n{kept.folder} keeps {kept.texts} texts as ids: {size:,.0f} MB; above {limit:g} GB "
             f"({ids_cache.LIMIT}) the longest unused go"
         )
         return

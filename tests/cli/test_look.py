@@ -104,5 +104,5 @@ def test_data_says_what_is_kept(invoke: Invoke, own_cache: Path) -> None:
     lines = invoke("data").stdout.splitlines()
     assert lines[0].startswith("tinyshakespeare  ")
     assert lines[-1] == (
-        f"{own_cache / 'ids'} keeps 1 texts as ids: 0.01 GB; above 2 GB (MLX_TINYLM_CACHE_GB) the longest unused go"
+        f"{own_cache / 'ids'} keeps 1 texts as ids: 10 MB; above 2 GB (MLX_TINYLM_CACHE_GB) the longest unused go"
     )
