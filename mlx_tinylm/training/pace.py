@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import statistics
 import tempfile
@@ -31,7 +32,7 @@ from mlx_tinylm.training.state import TrainState, new_state
 from mlx_tinylm.training.step import make_step
 
 WARM_UP = 2  # things left out of each measurement
-LEAST, MOST = 4, 30  # steps timed
+LEAST, MOST = 4, 30  # steps timed; of batches the first
 LARGEST = 10**9  # steps
 SHARE = 0.05  # of the whole time, for the trial of steps
 
@@ -116,18 +117,19 @@ def _times(events: Iterator[object], seconds: float) -> list[float]:
 
 
 def _validation(model: MLXModel, config: TrainConfig, dataset: Dataset) -> float:
-    """How long a whole validation takes, from one of its first batches; the last one takes as long, however full."""
+    """How long a whole validation takes, from some of its first batches; the last one takes as long, however full."""
     marks: list[tuple[float, int]] = [(time.perf_counter(), 0)]
 
     def watch(done: int, _: int) -> None:
         marks.append((time.perf_counter(), done))
-        if len(marks) > WARM_UP:
+        if len(marks) > WARM_UP + LEAST:
             raise StoppedError
 
     with contextlib.suppress(StoppedError):
         evaluate(model, dataset.validation, config.context, watch=watch)
     batches = math.ceil((len(dataset.validation) - 1) / marks[1][1])
-    return (marks[-1][0] - marks[-2][0]) * batches
+    times = [after - before for (before, _), (after, _) in itertools.pairwise(marks)]
+    return statistics.median(times[WARM_UP:] or times) * batches
 
 
 def _sample(model: MLXModel, tokenizer: Tokenizer) -> float:
