@@ -8,7 +8,6 @@ import glob
 import json
 import os
 import re
-import secrets
 import shutil
 import stat
 import sys
@@ -72,7 +71,7 @@ def filled_folder(final: Path, replaces: Collection[str] = ()) -> Iterator[Path]
     """
     target = Path(os.path.realpath(final))  # a link stays a link
     exists = target.is_dir()
-    unique = f"{os.getpid()}-{secrets.token_hex(4)}.tmp"  # processes in two containers may have the same number
+    unique = f"{os.getpid()}-{os.urandom(4).hex()}.tmp"  # processes in two containers may have the same number
     beside = target / f".new.{unique}" if exists else target.with_name(f".{target.name}.{unique}")
     try:
         remove_leftovers(beside.parent, older_than=DAY, names=glob.escape(beside.name.removesuffix(unique)) + "*.tmp")

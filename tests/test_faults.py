@@ -374,15 +374,13 @@ def test_a_second_signal_leaves_at_once(runs: Path, tmp_path: Path, training: St
         assert running.state.step == 0
 
 
-def test_ctrl_c_at_a_terminal(runs: Path, tmp_path: Path) -> None:
-    """Ctrl-C typed at a terminal, where the bar is drawn, saves and prints the command that goes on."""
+def at_a_terminal(runs: Path, *arguments: object) -> tuple[subprocess.Popen[bytes], int]:
+    """A command at a terminal of its own, 150 columns wide, and the handle of its keyboard and screen."""
     import fcntl
     import pty
     import struct
     import termios
 
-    folder = tmp_path / "run"
-    arguments = new_run(runs, folder, dataclasses.replace(ENDLESS, sample_every=200))
     keyboard, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 150, 0, 0))
     process = subprocess.Popen(
@@ -394,6 +392,13 @@ def test_ctrl_c_at_a_terminal(runs: Path, tmp_path: Path) -> None:
         start_new_session=True,
     )
     os.close(terminal)
+    return process, keyboard
+
+
+def test_ctrl_c_at_a_terminal(runs: Path, tmp_path: Path) -> None:
+    """Ctrl-C typed at a terminal, where the bar is drawn, saves and prints the command that goes on."""
+    folder = tmp_path / "run"
+    process, keyboard = at_a_terminal(runs, *new_run(runs, folder, dataclasses.replace(ENDLESS, sample_every=200)))
     shown, typed = b"", False
     with contextlib.suppress(OSError):  # to read from a terminal that nobody holds any more is an error
         while block := os.read(keyboard, 4096):
@@ -413,23 +418,8 @@ def test_ctrl_c_at_a_terminal(runs: Path, tmp_path: Path) -> None:
 
 def test_a_terminal_that_closes_saves_a_run(runs: Path, tmp_path: Path) -> None:
     """Where the window or the connection that a run was started from closes, its steps are saved."""
-    import fcntl
-    import pty
-    import struct
-    import termios
-
     folder = tmp_path / "run"
-    keyboard, terminal = pty.openpty()
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 150, 0, 0))
-    process = subprocess.Popen(
-        after("import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)", *new_run(runs, folder, ENDLESS)),
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal,
-        env=environment(runs / "cache"),
-        start_new_session=True,
-    )
-    os.close(terminal)
+    process, keyboard = at_a_terminal(runs, *new_run(runs, folder, ENDLESS))
     shown = b""
     while b" tokens/s" not in shown:
         shown += os.read(keyboard, 4096)

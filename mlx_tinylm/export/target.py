@@ -12,7 +12,8 @@ from mlx_tinylm.export.model_card import CARD, sealed_files
 from mlx_tinylm.export.tokenizer_files import FOREIGN_FILES
 from mlx_tinylm.files import is_leftover, undo_exchange
 from mlx_tinylm.model_folder.folder import WEIGHTS
-from mlx_tinylm.run_folder.folder import CHECKPOINTS, SETTINGS
+from mlx_tinylm.run_folder.folder import SETTINGS
+from mlx_tinylm.run_folder.target import run_around
 
 OWN_FILES = {"config.json", "tokenizer.json", "generation_config.json", WEIGHTS, CARD, GGUF, *FOREIGN_FILES}
 
@@ -22,9 +23,8 @@ def check_target(source: Path, out: Path, force: bool) -> None:
 
     `out` does not exist or is empty; or, with `force`, it is an export, or has no file of an export's names.
     """
-    for parent in (out / "any").resolve().parents[1:]:
-        inside = (parent / SETTINGS).is_file() and (parent / CHECKPOINTS).is_dir()
-        check(not inside, f"{out}: lies in the folder of a training run, {parent}; choose another --out")
+    around = run_around(out)
+    check(around is None, f"{out}: lies in the folder of a training run, {around}; choose another --out")
     try:
         if not out.exists():
             return

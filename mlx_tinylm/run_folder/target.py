@@ -50,9 +50,8 @@ def refuse_filled(folder: Path, force: bool) -> None:
             f"{folder}: has something in it already ({', '.join(there[:3])}); choose another --out, "
             "go on with --resume, or add --force to replace a run"
         )
-    for parent in (folder / "any").resolve().parents[1:]:
-        if (parent / SETTINGS).is_file() and (parent / CHECKPOINTS).is_dir():
-            raise TinyLMError(f"{folder}: lies in the folder of another run, {parent}; choose another --out")
+    if around := run_around(folder):
+        raise TinyLMError(f"{folder}: lies in the folder of another run, {around}; choose another --out")
     ours = [name for name in there if name in OWN]
     try:
         is_run = RunRecord.find(folder) is not None
@@ -69,6 +68,12 @@ def refuse_filled(folder: Path, force: bool) -> None:
             f"{folder}: has {', '.join(ours[:3])}, and no {SETTINGS} that a run of this program wrote. "
             "--force replaces runs only; choose another --out"
         )
+
+
+def run_around(folder: Path) -> Path | None:
+    """The folder of a run that `folder` lies in, if there is one; what is below its checkpoints goes with them."""
+    around = folder.resolve().parents
+    return next((path for path in around if (path / SETTINGS).is_file() and (path / CHECKPOINTS).is_dir()), None)
 
 
 def refuse_sources(folder: Path, sources: Iterable[Path]) -> None:

@@ -94,8 +94,8 @@ class Run:
         except DivergedError as error:
             raise TinyLMError(f"{error}. {self._after_divergence()}") from None
         except DeviceFailedError as error:
-            command = f"mlx-tinylm train --resume {shlex.quote(str(self.folder))}"
-            raise TinyLMError(f"{error}. The checkpoint of step {self.saved.step:,} stands; go on: {command}") from None
+            stands = f"The checkpoint of step {self.saved.step:,} stands; go on: {self._resume_command}"
+            raise TinyLMError(f"{error}. {stands}") from None
 
     def _events(self) -> Iterator[Event]:
         config, state = self.config, self.state
@@ -224,5 +224,8 @@ class Run:
         except DivergedError:
             raise
         except TinyLMError as error:
-            command = f"mlx-tinylm train --resume {shlex.quote(str(self.folder))}"
-            raise TinyLMError(f"{error}. Then go on from the last checkpoint: {command}") from None
+            raise TinyLMError(f"{error}. Then go on from the last checkpoint: {self._resume_command}") from None
+
+    @property
+    def _resume_command(self) -> str:
+        return f"mlx-tinylm train --resume {shlex.quote(str(self.folder))}"
