@@ -165,14 +165,19 @@ def read_tensors(folder: Path, config: ModelConfig) -> Tensors:
             found[name] = tensor
     for name in _surplus(config):
         found.pop(name, None)
+    return fitting(folder, config, found)
+
+
+def fitting(place: Path, config: ModelConfig, found: Tensors) -> Tensors:
+    """The tensors that were found in a place, in the order of the layout; raises TinyLMError as `read_tensors` does."""
     wanted = tensor_shapes(config)
-    _check_shapes(folder, wanted, found)
+    _check_shapes(place, wanted, found)
     for name in wanted:
         packed = f"{name.removesuffix('weight')}scales" in wanted and name.endswith(".weight")
         if found[name].dtype != (np.uint32 if packed else np.float32):
-            raise TinyLMError(f"{folder}: {name} has the wrong type, {found[name].dtype}")
+            raise TinyLMError(f"{place}: {name} has the wrong type, {found[name].dtype}")
         if not packed and not np.isfinite(found[name]).all():
-            raise TinyLMError(f"{folder}: {name} holds numbers that are not finite; the weights are damaged")
+            raise TinyLMError(f"{place}: {name} holds numbers that are not finite; the weights are damaged")
     return {name: found[name] for name in wanted}
 
 
@@ -184,7 +189,7 @@ def _surplus(config: ModelConfig) -> list[str]:
     return head + [f"h.{layer}.attn.{kind}" for layer in range(config.layers) for kind in ("bias", "masked_bias")]
 
 
-def _check_shapes(folder: Path, wanted: Mapping[str, Shape], found: Tensors) -> None:
+def _check_shapes(place: Path, wanted: Mapping[str, Shape], found: Tensors) -> None:
     problems = [f"missing {name}" for name in wanted.keys() - found.keys()]
     problems += [f"unknown {name}" for name in found.keys() - wanted.keys()]
     problems += [
@@ -194,7 +199,7 @@ def _check_shapes(folder: Path, wanted: Mapping[str, Shape], found: Tensors) -> 
     ]
     if problems:
         more = f", and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise TinyLMError(f"{folder}: does not fit its config.json: {', '.join(sorted(problems)[:8])}{more}")
+        raise TinyLMError(f"{place}: does not fit its config.json: {', '.join(sorted(problems)[:8])}{more}")
 
 
 def _tensor_files(folder: Path) -> Iterator[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SETTINGS, METRICS, CHECKPOINTS = "train.json", "metrics.jsonl", "checkpoints"
+SETTINGS, METRICS, CHECKPOINTS, HISTORY = "train.json", "metrics.jsonl", "checkpoints", "history"
 TEXT = "text.txt"  # what came through a pipe
 SMALL_FILES = ("config.json", "tokenizer.json")  # the model's; a run goes on only with those it began with
 OWN = (
@@ -12,6 +12,7 @@ OWN = (
     "model.safetensors",
     METRICS,
     CHECKPOINTS,
+    HISTORY,
     SETTINGS,
 )
 
@@ -24,3 +25,13 @@ def checkpoint_name(step: int) -> str:
 def is_checkpoint(name: str) -> bool:
     """Whether a name is one that `checkpoint_name` gives."""
     return name.isascii() and name.isdecimal() and checkpoint_name(int(name)) == name
+
+
+def snapshot_name(step: int) -> str:
+    """The name of the file of a snapshot."""
+    return f"{checkpoint_name(step)}.safetensors"
+
+
+def is_snapshot(name: str) -> bool:
+    """Whether a name is one that `snapshot_name` gives."""
+    return name.endswith(".safetensors") and is_checkpoint(name.removesuffix(".safetensors"))
