@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.files import flush, remove_leftovers, unwritable
 from mlx_tinylm.model_folder.config import ModelConfig
 from mlx_tinylm.model_folder.folder import fitting
