@@ -6,7 +6,7 @@ const live = new Set(); // pictures on the page, to be drawn again when the wind
 
 function redrawAll() {
   for (const shown of live) {
-    if (shown.element.isConnected) shown.redraw();
+    if (shown.drawn && shown.element.isConnected) shown.redraw();
   }
 }
 
@@ -74,6 +74,7 @@ export function picture({ name, label, height, draw, table, json, onPoint, maxWi
     context.fillRect(0, 0, canvas.width, canvas.height);
     draw({ context, width: canvas.width, height: canvas.height, ratio, ink: colours });
     canvas.setAttribute("aria-label", label());
+    shown.drawn = true;
     twin.refresh();
   }
   if (onPoint) {
@@ -85,7 +86,7 @@ export function picture({ name, label, height, draw, table, json, onPoint, maxWi
     canvas.addEventListener("pointerleave", () => onPoint(NaN, NaN, "leave"));
     canvas.addEventListener("click", (event) => onPoint(...at(event), "click"));
   }
-  const shown = { element, canvas, redraw };
+  const shown = { element, canvas, redraw, drawn: false };
   live.add(shown);
   return shown;
 }

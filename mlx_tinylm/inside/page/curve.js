@@ -1,5 +1,7 @@
 // Curves of a run: raw training thin behind its smoothed line, validations as joined points, reference lines named at their right end.
 
+import { grouped } from "./numbers.js";
+
 const MOST_POINTS = 1000; // a curve shows no more than these; a screen has no room for others
 
 // At most `most` of the points: of each stretch the lowest and the highest, so that no spike is lost.
@@ -32,11 +34,6 @@ export function smoothed(points, steps = 25) {
     weight = keep * weight + (1 - keep || 1);
     return [step, sum / weight];
   });
-}
-
-// Whole numbers with thin separators.
-export function grouped(number) {
-  return String(Math.round(number)).replace(/\B(?=(\d{3})+$)/g, "\u2009");
 }
 
 // Ticks of an axis of steps: 0, 1, 3, 10, 30 ... where it is logarithmic, else round numbers.

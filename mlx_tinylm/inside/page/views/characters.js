@@ -1,0 +1,195 @@
+// Characters: which embeddings are close to each other.
+
+import { make, picture, tools } from "../canvas.js";
+import { kept } from "../kept.js";
+import { percent } from "../numbers.js";
+import { glyph, spoken } from "../text_data.js";
+
+export const title = "Characters";
+export const promise = "which ones it treats alike";
+export const codeId = "characters";
+export const above = "Each character is stored as an embedding, a list of numbers that training chose. Two that point the same way (cosine near 1) are treated alike by all that follows.";
+export const below = "The plane keeps two of many directions: close there does not mean close in all of them, so the list comes first. That two are close says that the text uses them alike, not what they are.";
+
+export const render = kept(build);
+
+function build(app) {
+  let found = null; // {ids?, neighbours (V,8), cosine (V,8), plane (V,2), variance (2)}
+  let asked = false;
+  let chosen = null;
+  let hovered = null;
+  const choice = make("select", { id: "character" });
+  const said = make("p", { class: "reading", role: "status" });
+  const list = make("tbody");
+  const near = make("table", { class: "paired-bars near" },
+    make("caption", { class: "visually-hidden", textContent: "Nearest neighbours of the chosen character" }),
+    make("thead", {}, make("tr", {}, make("th", { scope: "col", textContent: "near" }), make("td"), make("th", { scope: "col", class: "number", textContent: "cosine" }))), list);
+  const everyone = make("div", { class: "everyone", tabIndex: 0, role: "region", "aria-label": "the nearest three of each character" });
+  const readout = make("p", { class: "readout" });
+  const plane = picture({
+    name: "characters in the plane",
+    label: () => `${names().length} characters in the plane of the two main components, which hold ${variance()} of the variance. Chosen: ${spoken(names()[chosen])}.`,
+    height: (width) => Math.round(Math.min(width, 620) * 0.82),
+    maxWidth: () => 620,
+    draw: drawPlane,
+    table: () => [["character", "id", "first component", "second component"], names().map((token, id) => [glyph(token), id, ...found.plane[id].map((value) => Number(value.toFixed(3)))])],
+    json: () => ({ characters: names(), plane: found.plane, variance: found.variance }),
+    onPoint: (x, y, kind) => {
+      const ratio = window.devicePixelRatio || 1;
+      const place = places(plane.canvas.width, plane.canvas.height, ratio);
+      const close = kind === "leave" ? -1 : closest(place, x, y, 18 * ratio);
+      hovered = close < 0 ? null : close;
+      if (kind === "click" && close >= 0) choose(close);
+      else say();
+    },
+  });
+  const element = make("div", { class: "view-characters" },
+    make("div", { class: "controls" }, make("label", { htmlFor: "character", textContent: "Character" }), choice), said,
+    make("div", { class: "pair" },
+      make("section", {}, make("h3", { textContent: "Nearest" }), near,
+        tools({ name: "nearest neighbours", table: () => [["character", ...Array.from({ length: found.neighbours[0].length }, (_, i) => `${i + 1}.`)], names().map((token, id) => [glyph(token), ...found.neighbours[id].map((other, i) => `${glyph(names()[other])} ${found.cosine[id][i].toFixed(2)}`)])],
+          json: () => ({ characters: names(), neighbours: found.neighbours, cosine: found.cosine }) }).element,
+        make("h3", { textContent: "Every character and its nearest three" }), everyone),
+      make("section", {}, make("h3", { textContent: "The plane" }), readout, plane.element)));
+
+  choice.addEventListener("change", () => choose(Number(choice.value)));
+  const names = () => app.data.meta.vocabulary;
+  const variance = () => percent(found.variance[0] + found.variance[1]);
+
+  function update(next) {
+    const before = app.data && app.state.position;
+    app = next;
+    if (!asked) {
+      asked = true;
+      app.api.embedding().then((answer) => {
+        found = read(answer);
+        update(app);
+      }, (error) => {
+        asked = false;
+        said.textContent = error.message;
+      });
+    }
+    if (!app.data || !found) return;
+    if (choice.options.length !== names().length) {
+      choice.replaceChildren(...names().map((token, id) => make("option", { value: String(id), textContent: spoken(token) })));
+      fillEveryone();
+    }
+    if (chosen === null || before !== app.state.position || app.state.position !== followed.position) chosen = app.data.ids[Math.min(app.state.position, app.data.ids.length - 1)] ?? 0;
+    followed.position = app.state.position;
+    show();
+  }
+
+  const followed = { position: null };
+
+  function choose(id) {
+    chosen = id;
+    show();
+  }
+
+  function show() {
+    choice.value = String(chosen);
+    const name = spoken(names()[chosen]);
+    said.textContent = `Closest to ${name} is ${spoken(names()[found.neighbours[chosen][0]])}, with a cosine of ${found.cosine[chosen][0].toFixed(2)}.`;
+    list.replaceChildren(...found.neighbours[chosen].map((other, i) => {
+      const cosine = found.cosine[chosen][i];
+      const fill = make("span", { class: "fill" });
+      fill.style.width = `${100 * Math.max(cosine, 0)}%`;
+      return make("tr", {}, make("th", { scope: "row", class: "glyph", textContent: glyph(names()[other]) }),
+        make("td", { class: "track-cell" }, make("div", { class: "track" }, fill)), make("td", { class: "number", textContent: cosine.toFixed(2) }));
+    }));
+    [...everyone.children].forEach((one, id) => one.setAttribute("aria-pressed", String(id === chosen)));
+    say();
+    plane.redraw();
+  }
+
+  function say() {
+    const [first, second] = found.variance;
+    readout.textContent = hovered === null
+      ? `Two directions hold ${percent(first)} and ${percent(second)} of the variance.`
+      : `${spoken(names()[hovered])}, id ${hovered}: (${found.plane[hovered].map((value) => value.toFixed(2)).join(", ")})`;
+  }
+
+  function fillEveryone() {
+    everyone.replaceChildren(...names().map((token, id) => {
+      const one = make("button", { type: "button", class: "one" }, make("b", { textContent: glyph(token) }),
+        make("span", { textContent: found.neighbours[id].slice(0, 3).map((other) => glyph(names()[other])).join(" ") }));
+      one.setAttribute("aria-label", `${spoken(token)}: ${found.neighbours[id].slice(0, 3).map((other) => spoken(names()[other])).join(", ")}`);
+      one.addEventListener("click", () => choose(id));
+      return one;
+    }));
+  }
+
+  // Where each character stands, in device pixels: both axes have one unit, so that distances can be compared.
+  function places(width, height, ratio) {
+    const edge = 22 * ratio;
+    const range = [0, 1].map((axis) => found.plane.reduce(([low, high], point) => [Math.min(low, point[axis]), Math.max(high, point[axis])], [Infinity, -Infinity]));
+    const unit = Math.min((width - 2 * edge) / (range[0][1] - range[0][0] || 1), (height - 2 * edge - 24 * ratio) / (range[1][1] - range[1][0] || 1));
+    const middle = range.map(([low, high]) => (low + high) / 2);
+    return found.plane.map(([x, y]) => [width / 2 + (x - middle[0]) * unit, (height - 24 * ratio) / 2 - (y - middle[1]) * unit]);
+  }
+
+  function drawPlane({ context, width, height, ratio, ink }) {
+    const place = places(width, height, ratio);
+    const close = new Set(found.neighbours[chosen]);
+    context.textAlign = "center";
+    context.textBaseline = "middle";
+    context.lineWidth = ratio;
+    context.strokeStyle = ink.model;
+    context.globalAlpha = 0.5;
+    for (const other of close) {
+      context.beginPath();
+      context.moveTo(...place[chosen]);
+      context.lineTo(...place[other]);
+      context.stroke();
+    }
+    context.globalAlpha = 1;
+    const order = names().map((_, id) => id).sort((a, b) => rank(a) - rank(b));
+    for (const id of order) {
+      const strong = id === chosen || close.has(id);
+      const size = strong ? 17 : 15;
+      context.font = `${strong ? "bold " : ""}${size * ratio}px ${ink.mono}`;
+      const letters = glyph(names()[id]);
+      const half = context.measureText(letters).width / 2;
+      if (strong) {
+        context.fillStyle = id === chosen ? ink.chosen : ink.ground;
+        context.strokeStyle = id === chosen ? ink.chosen : ink.model;
+        context.beginPath();
+        context.roundRect(place[id][0] - half - 4 * ratio, place[id][1] - 11 * ratio, 2 * half + 8 * ratio, 22 * ratio, 4 * ratio);
+        context.fill();
+        context.stroke();
+      }
+      context.fillStyle = id === chosen ? ink.ground : strong ? ink.model : ink.text;
+      context.fillText(letters, ...place[id]);
+    }
+    context.font = `${12 * ratio}px ${ink.sans}`;
+    context.fillStyle = ink.muted;
+    context.textAlign = "left";
+    context.fillText(`across: ${percent(found.variance[0])} of the variance, up: ${percent(found.variance[1])}`, 4 * ratio, height - 10 * ratio);
+    function rank(id) {
+      return id === chosen ? 2 : close.has(id) ? 1 : 0;
+    }
+  }
+
+  return { element, update };
+}
+
+function closest(places, x, y, within) {
+  let best = -1;
+  let distance = within;
+  places.forEach(([left, top], id) => {
+    const away = Math.hypot(left - x, top - y);
+    if (away < distance) [best, distance] = [id, away];
+  });
+  return best;
+}
+
+// The answer of /api/embedding: neighbours as ids, or as [id, cosine] pairs.
+function read(answer) {
+  const pairs = Array.isArray(answer.neighbours[0][0]);
+  return {
+    neighbours: pairs ? answer.neighbours.map((row) => row.map(([id]) => id)) : answer.neighbours,
+    cosine: pairs ? answer.neighbours.map((row) => row.map(([, cosine]) => cosine)) : answer.cosine,
+    plane: answer.plane,
+    variance: answer.variance,
+  };
+}
