@@ -115,6 +115,7 @@ PLACES = {
     "small files": r"/\.?run[^/]*/\.?(config|tokenizer|tokenizer_config|generation_config)\.json",
     "best weights": r"/\.?run[^/]*/\.?model\.safetensors",
     "checkpoint": r"/\.?run[^/]*/checkpoints/[^/]+/\.?(model|optimizer|average)\.safetensors",
+    "snapshot": r"/\.?run[^/]*/history/\.?\d+\.safetensors",
     "state of a checkpoint": r"/\.?run[^/]*/checkpoints/[^/]+/\.?state\.json",
     "encoded text": r"/ids/\.?[^/]+",
 }

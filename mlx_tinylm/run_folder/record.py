@@ -16,6 +16,8 @@ from mlx_tinylm.run_folder.folder import SETTINGS, TEXT
 from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.text.named_corpora import NAMED
 
+LATER = {"history": None}  # settings that older runs know nothing of, as they were then
+
 
 @dataclass(frozen=True)
 class RunRecord:
@@ -46,7 +48,7 @@ class RunRecord:
         try:
             corpus = raw["corpus"]
             return cls(
-                TrainConfig.from_json(raw["settings"]),
+                TrainConfig.from_json(LATER | raw["settings"]),
                 raw["init_from"],
                 tuple(map(str, raw["data"])),
                 TextRecord(str(corpus["name"]), str(corpus["sha256"]), int(corpus["characters"])),

@@ -48,6 +48,9 @@ class TrainConfig(Settings):
     eval_every: int = setting(int, 250, "Steps between two full validations.", low=1)
     save_every: int = setting(int, 250, "Steps between two checkpoints.", low=1)
     sample_every: int | None = setting(int, 500, "Steps between two sample texts.", low=1, optional=True)
+    history: int | None = setting(
+        int, 3, "Snapshots of the weights to keep, for each tenfold of steps.", low=1, high=5, optional=True
+    )
     patience: int | None = setting(int, None, "Stop after this many validations without a new best.", low=1)
 
     @property

@@ -11,7 +11,7 @@ from pathlib import Path
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.files import DAY, is_interrupted, is_leftover, remove_leftovers, undo_exchange, unwritable
 from mlx_tinylm.locks import lock
-from mlx_tinylm.run_folder.folder import CHECKPOINTS, OWN, SETTINGS, is_checkpoint
+from mlx_tinylm.run_folder.folder import CHECKPOINTS, HISTORY, OWN, SETTINGS, is_checkpoint, is_snapshot
 from mlx_tinylm.run_folder.record import RunRecord
 
 
@@ -57,12 +57,12 @@ def refuse_filled(folder: Path, force: bool) -> None:
         is_run = RunRecord.find(folder) is not None
     except TinyLMError as error:
         raise TinyLMError(f"{error}; --force replaces runs only, and this may be none: choose another --out") from None
-    foreign = [name for name in _entries(folder / CHECKPOINTS) if not is_checkpoint(name)] if is_run else []
-    if foreign:
-        raise TinyLMError(
-            f"{folder / CHECKPOINTS}: holds {', '.join(foreign[:3])}, which no run wrote; move it away, "
-            "or choose another --out"
-        )
+    for place, known in ((CHECKPOINTS, is_checkpoint), (HISTORY, is_snapshot)) if is_run else ():
+        if foreign := [name for name in _entries(folder / place) if not known(name)]:
+            raise TinyLMError(
+                f"{folder / place}: holds {', '.join(foreign[:3])}, which no run wrote; move it away, "
+                "or choose another --out"
+            )
     if ours and not is_run:
         raise TinyLMError(
             f"{folder}: has {', '.join(ours[:3])}, and no {SETTINGS} that a run of this program wrote. "

@@ -5,8 +5,7 @@ How a run comes about, new or resumed, is in run.py.
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
+import functools
 import shlex
 import time
 from collections.abc import Iterator
@@ -22,9 +21,6 @@ from mlx_tinylm.backend.devices import Compute
 from mlx_tinylm.backend.mlx_model import MLXModel
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.generation import stream_generate
-from mlx_tinylm.model_folder.folder import WEIGHTS
-from mlx_tinylm.model_folder.tensor_files import write_tensors
-from mlx_tinylm.run_folder import metrics
 from mlx_tinylm.run_folder.events import Baselines, Evaluated, Event, Sampled, Saved, Stepped
 from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.sample_config import SampleConfig
@@ -35,13 +31,13 @@ from mlx_tinylm.training import checkpoint
 from mlx_tinylm.training.loop import baselines, run_steps, validate
 from mlx_tinylm.training.optimizer import schedule
 from mlx_tinylm.training.progress import SAMPLE_CHARACTERS, Progress, due_at, next_due
+from mlx_tinylm.training.run_files import RunFiles
 from mlx_tinylm.training.state import (
     AGAINST_DIVERGENCE,
     DeviceFailedError,
     DivergedError,
     TrainState,
     device_failures,
-    kept_tensors,
     kept_weights,
 )
 from mlx_tinylm.training.step import Step, make_step
@@ -64,6 +60,10 @@ class Run:
     notes: tuple[str, ...] = ()
     stopping: bool = False
     activity: str = "finishing this step"  # what `stop` waits for
+
+    @functools.cached_property
+    def files(self) -> RunFiles:
+        return RunFiles(self.folder, self.state, self.progress)
 
     def stop(self) -> None:
         """End after the step under way, or in the middle of a validation or a sample, and save."""
@@ -94,13 +94,14 @@ class Run:
         except DivergedError as error:
             raise TinyLMError(f"{error}. {self._after_divergence()}") from None
         except DeviceFailedError as error:
-            stands = f"The checkpoint of step {self.saved.step:,} stands; go on: {self._resume_command}"
+            stands = f"The checkpoint of step {self.saved.step:,} stands; go on: {self.files.resume_command}"
             raise TinyLMError(f"{error}. {stands}") from None
 
     def _events(self) -> Iterator[Event]:
         config, state = self.config, self.state
         step = make_step(state, config, self.dataset.train, self.compute)
         compared = False  # with the baselines: once, and not so early that the first step would have to wait
+        self._keep_snapshot()
         if self.unvalidated:
             yield from self._evaluate()
         while state.step < config.steps and not self.stopping and not self.out_of_patience:
@@ -108,6 +109,7 @@ class Run:
             due = due_at(config, state.step)
             if due.save:  # first: what follows may take long, and must not cost what was trained
                 yield self._save()
+            self._keep_snapshot()
             if due.evaluate:
                 if not compared and not self.stopping:
                     self.activity, compared = "finishing the baselines", True
@@ -129,7 +131,7 @@ class Run:
             self.progress.trained(stepped.loss)
             self.progress.line = self._metrics(stepped, next(rates))
             if not due_at(self.config, stepped.step).evaluate:  # otherwise it waits for the validation
-                self._record(self.progress.line)
+                self.files.record(self.progress.line)
             yield stepped
 
     def _rates(self, until: int) -> Iterator[float]:
@@ -143,9 +145,7 @@ class Run:
 
     def _save(self) -> Saved:
         self.activity = "finishing this checkpoint"
-        with self._going_on_later():
-            path = checkpoint.save(self.folder, self.state, dataclasses.asdict(self.progress))
-        self.saved = Saved(self.state.step, path)
+        self.saved = Saved(self.state.step, self.files.save())
         if not due_at(self.config, self.state.step).evaluate:
             self._keep_unvalidated()
         return self.saved
@@ -153,11 +153,13 @@ class Run:
     def _keep_unvalidated(self) -> None:
         """Keep the latest weights while none have been validated: they are better than random ones."""
         if self.progress.best_loss is None and self.state.step:
-            self._keep_weights()
+            self.files.keep_weights()
 
-    def _keep_weights(self) -> None:
-        with self._going_on_later():
-            write_tensors(self.folder / WEIGHTS, kept_tensors(self.state))
+    def _keep_snapshot(self) -> None:
+        """Where one is due; what a run begins or goes on with may need it, too."""
+        if due_at(self.config, self.state.step).snapshot:
+            self.activity = "finishing this snapshot"
+            self.files.keep_snapshot()
 
     def _evaluate(self) -> Iterator[Evaluated]:
         """Validate, and keep the weights that are best so far; nothing where the run is stopped meanwhile."""
@@ -166,7 +168,7 @@ class Run:
         line = self.progress.line or {"step": step}
         if loss is None:
             if step:
-                self._record(line)
+                self.files.record(line)
             self._keep_unvalidated()
             return
         if not np.isfinite(loss):
@@ -175,11 +177,10 @@ class Run:
             raise DivergedError(f"step {step}: the validation loss is {loss:.4g}")
         best = self.progress.validated(step, loss, candidate=step > 0 or self.fine_tuned)
         if best and step:  # at step 0 they are there already
-            self._keep_weights()
-        with self._going_on_later():
-            metrics.append(self.folder, line | {"val_loss": loss})
-            if self.saved.step == step:
-                checkpoint.update(self.saved.path, dataclasses.asdict(self.progress))
+            self.files.keep_weights()
+        self.files.record(line | {"val_loss": loss})
+        if self.saved.step == step:
+            self.files.update(self.saved.path)
         yield Evaluated(step, loss, best)
 
     def _sample(self) -> Iterator[Sampled]:
@@ -211,21 +212,3 @@ class Run:
         start = shlex.quote(str(self.folder))
         best = f"the best weights, of step {self.progress.best_step}, with --init-from {start}"
         return f"{AGAINST_DIVERGENCE}: anew, or from {best}"
-
-    def _record(self, line: dict[str, Any]) -> None:
-        with self._going_on_later():
-            metrics.append(self.folder, line)
-
-    @contextlib.contextmanager
-    def _going_on_later(self) -> Iterator[None]:
-        """What cannot be written costs at most what came after the last checkpoint: say how to go on from there."""
-        try:
-            yield
-        except DivergedError:
-            raise
-        except TinyLMError as error:
-            raise TinyLMError(f"{error}. Then go on from the last checkpoint: {self._resume_command}") from None
-
-    @property
-    def _resume_command(self) -> str:
-        return f"mlx-tinylm train --resume {shlex.quote(str(self.folder))}"

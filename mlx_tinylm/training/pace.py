@@ -22,13 +22,15 @@ from mlx_tinylm.evaluation import evaluate
 from mlx_tinylm.generation import stream_generate
 from mlx_tinylm.model_folder.config import ModelConfig
 from mlx_tinylm.model_folder.tensor_files import Tensors
+from mlx_tinylm.run_folder import history
+from mlx_tinylm.run_folder.history import spaced
 from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.text.ids import Dataset
 from mlx_tinylm.text.tokenizer import Tokenizer
 from mlx_tinylm.training import checkpoint
 from mlx_tinylm.training.loop import StoppedError, baselines, run_steps
 from mlx_tinylm.training.progress import SAMPLE_CHARACTERS, due_at, next_due
-from mlx_tinylm.training.state import TrainState, new_state
+from mlx_tinylm.training.state import TrainState, kept_tensors, new_state
 from mlx_tinylm.training.step import make_step
 
 WARM_UP = 2  # things left out of each measurement
@@ -46,10 +48,12 @@ class Pace:
     validation: float
     sample: float
     save: float
+    snapshot: float
 
     def seconds(self, config: TrainConfig) -> float:
         """What a whole run takes."""
         total, step = self.once + self.validation + config.steps * self.step, 0
+        total += len(spaced(config.history, config.steps)) * self.snapshot if config.history else 0.0
         while step < config.steps:
             step = next_due(config, step)
             due = due_at(config, step)
@@ -76,7 +80,7 @@ def paced(
     first, step = _steps(state, config, dataset, compute, 60 * minutes * SHARE)
     model = MLXModel(state.model, compute)
     once = max(0.0, first - step) + _seconds(lambda: baselines(dataset, model_config.vocab_size))
-    pace = Pace(step, once, _validation(model, config, dataset), _sample(model, tokenizer), _save(state))
+    pace = Pace(step, once, _validation(model, config, dataset), _sample(model, tokenizer), *_writing(state))
     left = 60 * minutes - (time.perf_counter() - began)
     least = pace.seconds(dataclasses.replace(config, steps=1))
     check(
@@ -139,10 +143,12 @@ def _sample(model: MLXModel, tokenizer: Tokenizer) -> float:
     return statistics.median(times) * SAMPLE_CHARACTERS if times else 0.0
 
 
-def _save(state: TrainState) -> float:
-    """How long a checkpoint takes, if the disk is like that of temporary files."""
-    with tempfile.TemporaryDirectory() as folder:
-        return _seconds(lambda: checkpoint.save(Path(folder), state, {}))
+def _writing(state: TrainState) -> tuple[float, float]:
+    """How long a checkpoint and a snapshot take, if the disk is like that of temporary files."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        save = _seconds(lambda: checkpoint.save(folder, state, {}))
+        return save, _seconds(lambda: history.keep(folder, state.step, kept_tensors(state)))
 
 
 def _seconds(work: Callable[[], object]) -> float:

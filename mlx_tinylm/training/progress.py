@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from mlx_tinylm.run_folder.history import spaced
 from mlx_tinylm.run_folder.settings import TrainConfig
 
 RECENT = 0.95  # decay of the mean training loss: about the latest twenty steps
@@ -52,21 +53,28 @@ class Due:
     save: bool
     evaluate: bool
     sample: bool
+    snapshot: bool
 
 
 def due_at(config: TrainConfig, step: int) -> Due:
-    """What is due after `step`: before the first one a validation, after the last one everything."""
+    """What is due after `step`: before the first one a validation and a snapshot, after the last one everything."""
 
     def is_due(every: int | None) -> bool:
         return every is not None and (step == config.steps or step % every == 0)
 
     begun = step > 0
     return Due(
-        step, begun and is_due(config.save_every), is_due(config.eval_every), begun and is_due(config.sample_every)
+        step,
+        save=begun and is_due(config.save_every),
+        evaluate=is_due(config.eval_every),
+        sample=begun and is_due(config.sample_every),
+        snapshot=config.history is not None and step in spaced(config.history, config.steps),
     )
 
 
 def next_due(config: TrainConfig, after: int) -> int:
     """The first step after the step `after` at which something is due."""
     intervals = (config.eval_every, config.sample_every, config.save_every)
-    return min([config.steps, *((after // every + 1) * every for every in intervals if every)])
+    due = [(after // every + 1) * every for every in intervals if every]
+    due += [step for step in spaced(config.history, config.steps) if step > after] if config.history else []
+    return min([config.steps, *due])

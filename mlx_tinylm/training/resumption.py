@@ -19,7 +19,7 @@ from mlx_tinylm.files import remove_leftovers
 from mlx_tinylm.locks import lock
 from mlx_tinylm.model_folder.folder import WEIGHTS, read_config, read_tensors
 from mlx_tinylm.model_folder.tensor_files import write_tensors
-from mlx_tinylm.run_folder import metrics
+from mlx_tinylm.run_folder import history, metrics
 from mlx_tinylm.run_folder.events import Saved
 from mlx_tinylm.run_folder.folder import CHECKPOINTS
 from mlx_tinylm.run_folder.record import RunRecord
@@ -34,7 +34,7 @@ from mlx_tinylm.training.source_text import encoded, kept_sources, same_text
 from mlx_tinylm.training.state import TrainState, kept_tensors, new_state
 
 # What does not decide the steps already made.
-FREE = {"steps", "eval_every", "save_every", "sample_every", "patience"}
+FREE = {"steps", "eval_every", "save_every", "sample_every", "history", "patience"}
 
 
 @contextlib.contextmanager
@@ -79,6 +79,7 @@ def resume(compute: Compute, folder: Path, changes: dict[str, Any], data: Sequen
             notes=tuple(notes),
         )
         metrics.truncate(folder, state.step - running.unvalidated)  # the line of such a step is written anew
+        history.truncate(folder, state.step)
         yield running
 
 

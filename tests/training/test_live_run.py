@@ -133,13 +133,14 @@ def test_weights_that_went_wrong_are_not_kept(
     assert equal(tensors(tmp_path / "run"), transposed(good))
 
 
-def test_a_run_that_diverges_keeps_what_was_good(tmp_path: Path, text: Path) -> None:
-    """After a run has diverged its checkpoints and weights hold numbers only."""
-    config = dataclasses.replace(PLAIN, learning_rate=1e38, grad_clip=None, save_every=1, eval_every=50)
+@pytest.mark.parametrize("save_every", [1, 50])
+def test_a_run_that_diverges_keeps_what_was_good(tmp_path: Path, text: Path, save_every: int) -> None:
+    """After a run has diverged its checkpoints, snapshots and weights hold numbers only."""
+    config = dataclasses.replace(PLAIN, learning_rate=1e38, grad_clip=None, save_every=save_every, eval_every=50)
     with pytest.raises(TinyLMError, match=r"^step 1: its model is not finite any more\. .*, in a new run$"):
         train(tmp_path / "run", config, text)
     kept = list((tmp_path / "run").rglob("*.safetensors"))
-    assert len(kept) == 4
+    assert len(kept) == 5  # the model, the snapshot and the three parts of the checkpoint of step 0
     for file in kept:
         assert all(np.isfinite(tensor).all() for tensor in read_safetensors(file).values())
 

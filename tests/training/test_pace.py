@@ -19,12 +19,14 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def test_the_time_of_a_run() -> None:
-    """Steps, what comes once, each validation, sample and checkpoint, those of step 0 and of the last step included."""
-    pace = Pace(step=1.0, once=0.5, validation=10.0, sample=100.0, save=1000.0)
-    config = dataclasses.replace(PLAIN, eval_every=4, sample_every=3, save_every=5)
+    """Steps, what comes once, each validation, sample, checkpoint and snapshot, those of the last step included."""
+    pace = Pace(step=1.0, once=0.5, validation=10.0, sample=100.0, save=1000.0, snapshot=1e4)
+    config = dataclasses.replace(PLAIN, eval_every=4, sample_every=3, save_every=5, history=None)
     assert pace.seconds(dataclasses.replace(config, steps=1)) == 0.5 + 10 + 1 + 10 + 100 + 1000
     assert pace.seconds(dataclasses.replace(config, steps=9)) == 0.5 + 10 + 9 + 3 * 10 + 3 * 100 + 2 * 1000
     assert pace.seconds(dataclasses.replace(config, steps=9, sample_every=None)) == 0.5 + 10 + 9 + 3 * 10 + 2000
+    looked_back = dataclasses.replace(config, steps=9, history=3)  # at 0, 1, 2, 5 and 9
+    assert pace.seconds(looked_back) == pace.seconds(dataclasses.replace(config, steps=9)) + 5e4
 
 
 def test_steps_are_found_and_recorded(tmp_path: Path) -> None:

@@ -10,20 +10,24 @@ import pytest
 from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.training.progress import Due, Progress, due_at, next_due
 
-EVERY = TrainConfig(steps=10, eval_every=4, save_every=6, sample_every=8)
+EVERY = TrainConfig(steps=10, eval_every=4, save_every=6, sample_every=8, history=None)
 
 
 @pytest.mark.parametrize(
     ("after", "changes", "due"),
     [
-        (0, {}, Due(4, save=False, evaluate=True, sample=False)),
-        (3, {}, Due(4, save=False, evaluate=True, sample=False)),
-        (4, {}, Due(6, save=True, evaluate=False, sample=False)),
-        (6, {}, Due(8, save=False, evaluate=True, sample=True)),
-        (8, {}, Due(10, save=True, evaluate=True, sample=True)),
-        (8, {"sample_every": None}, Due(10, save=True, evaluate=True, sample=False)),
-        (8, {"save_every": 5}, Due(10, save=True, evaluate=True, sample=True)),
-        (0, {"steps": 3}, Due(3, save=True, evaluate=True, sample=True)),
+        (0, {}, Due(4, save=False, evaluate=True, sample=False, snapshot=False)),
+        (3, {}, Due(4, save=False, evaluate=True, sample=False, snapshot=False)),
+        (4, {}, Due(6, save=True, evaluate=False, sample=False, snapshot=False)),
+        (6, {}, Due(8, save=False, evaluate=True, sample=True, snapshot=False)),
+        (8, {}, Due(10, save=True, evaluate=True, sample=True, snapshot=False)),
+        (8, {"sample_every": None}, Due(10, save=True, evaluate=True, sample=False, snapshot=False)),
+        (8, {"save_every": 5}, Due(10, save=True, evaluate=True, sample=True, snapshot=False)),
+        (0, {"steps": 3}, Due(3, save=True, evaluate=True, sample=True, snapshot=False)),
+        (0, {"history": 1}, Due(1, save=False, evaluate=False, sample=False, snapshot=True)),
+        (1, {"history": 1}, Due(4, save=False, evaluate=True, sample=False, snapshot=False)),
+        (4, {"history": 3}, Due(5, save=False, evaluate=False, sample=False, snapshot=True)),
+        (8, {"history": 1}, Due(10, save=True, evaluate=True, sample=True, snapshot=True)),
     ],
 )
 def test_what_is_due(after: int, changes: dict[str, Any], due: Due) -> None:
@@ -33,9 +37,10 @@ def test_what_is_due(after: int, changes: dict[str, Any], due: Due) -> None:
 
 
 def test_what_is_due_before_the_first_step() -> None:
-    """Before the first step a run is validated, and there is nothing to save or to sample."""
-    assert due_at(EVERY, 0) == Due(0, save=False, evaluate=True, sample=False)
-    assert due_at(EVERY, 1) == Due(1, save=False, evaluate=False, sample=False)
+    """Before the first step a run is validated and may be kept to look back at; there is nothing to save or sample."""
+    assert due_at(EVERY, 0) == Due(0, save=False, evaluate=True, sample=False, snapshot=False)
+    assert due_at(dataclasses.replace(EVERY, history=2), 0).snapshot
+    assert due_at(EVERY, 1) == Due(1, save=False, evaluate=False, sample=False, snapshot=False)
 
 
 def test_validations_are_remembered() -> None:

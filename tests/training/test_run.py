@@ -116,7 +116,7 @@ def halfway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder / "run"
 
 
-FREE = {"steps": 9, "eval_every": 3, "save_every": 3, "sample_every": 8, "patience": 9}
+FREE = {"steps": 9, "eval_every": 3, "save_every": 3, "sample_every": 8, "history": 1, "patience": 9}
 
 
 @pytest.mark.parametrize("name", [item.name for item in dataclasses.fields(TrainConfig) if item.name not in FREE])
