@@ -72,7 +72,9 @@ export function picture({ name, label, height, draw, table, json, onPoint, maxWi
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.fillStyle = colours.ground;
     context.fillRect(0, 0, canvas.width, canvas.height);
+    context.save();
     draw({ context, width: canvas.width, height: canvas.height, ratio, ink: colours });
+    context.restore();
     canvas.setAttribute("aria-label", label());
     shown.drawn = true;
     twin.refresh();

@@ -22,13 +22,14 @@ export function thinned(points, most = MOST_POINTS) {
   return kept;
 }
 
-// An exponential mean over steps with its start corrected, as Adam's moments are (Kingma and Ba 2015, section 3).
+// An exponential mean over the last steps with its start corrected, as Adam's moments are (Kingma and Ba 2015, section 3).
+// Over a fifth of the steps so far at the most: the first ones fall fast, and a log axis shows them large.
 export function smoothed(points, steps = 25) {
   let sum = 0;
   let weight = 0;
   let last = null;
   return points.map(([step, value]) => {
-    const keep = last === null ? 0 : Math.exp(-Math.max(step - last, 0) / steps);
+    const keep = last === null ? 0 : Math.exp(-Math.max(step - last, 0) / Math.min(steps, 1 + step / 5));
     last = step;
     sum = keep * sum + (1 - keep || 1) * value;
     weight = keep * weight + (1 - keep || 1);
@@ -116,7 +117,7 @@ export function drawCurve({ context, width, height, ratio, ink }, { series, refe
   context.fillText(`${unit} against the step${log ? " (log axis)" : ""}`, box.left, bottom + 30);
 
   for (const { value } of references) line(context, ink.muted, [[box.left, y(value)], [w - box.right, y(value)]], [5, 4]);
-  if (mark !== null && mark !== undefined) line(context, ink.chosen, [[x(mark), box.top], [x(mark), bottom]], [], 1.5);
+  if (mark !== null && mark !== undefined && mark <= last) line(context, ink.chosen, [[x(mark), box.top], [x(mark), bottom]], [], 1.5);
   for (const one of series) {
     const place = ([step, value]) => [x(step), y(value)];
     context.globalAlpha = 0.32;

@@ -1,7 +1,7 @@
 // Bars with a tick on the same row: a distribution beside the one that it is held against.
 
 import { make } from "./canvas.js";
-import { glyph } from "./text_data.js";
+import { brief } from "./text_data.js";
 import { percent } from "./numbers.js";
 
 const FIRST = 12;
@@ -44,7 +44,7 @@ export function pairedBars({ label, barName, tickName }) {
       parts.element.hidden = i >= count;
       if (i >= count) return;
       const id = next.order[i];
-      parts.glyph.textContent = glyph(next.tokens[id]);
+      parts.glyph.textContent = brief(next.tokens[id]);
       parts.fill.style.width = `${100 * (next.bars ? next.bars[id] : 0)}%`;
       parts.tick.hidden = !next.ticks;
       if (next.ticks) parts.tick.style.left = `${100 * next.ticks[id]}%`;

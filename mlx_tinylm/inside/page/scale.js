@@ -20,9 +20,12 @@ export function onScheme(changed) {
   scheme.addEventListener("change", changed);
 }
 
-// The colour of x in 0..1, as [r, g, b]. Nothing is close to the page's ground: the light scheme reads cividis from its bright end.
+// The colour of x in 0..1, as [r, g, b]. Nothing is close to the page's ground: the light scheme reads cividis from its bright end,
+// and its first quarter fades to white, or most of a picture would shout in yellow that there is little to see.
 export function sequential(x, dark = isDark()) {
-  return between(CIVIDIS, dark ? x : 1 - x);
+  if (dark) return between(CIVIDIS, x);
+  const strength = 0.16 + 0.84 * Math.min(Math.max(x || 0, 0) / 0.45, 1);
+  return between(CIVIDIS, 1 - x).map((value) => Math.round(255 - strength * (255 - value)));
 }
 
 // The colour of x in -1..1: less is blue, as before is grey, more is orange.

@@ -8,6 +8,12 @@ export function glyph(token) {
   return token.replace(/ /g, "·").replace(/\r?\n/g, "⏎").replace(/\t/g, "→") || "∅";
 }
 
+// The same where there is little room.
+export function brief(token, most = 6) {
+  const text = glyph(token);
+  return text.length > most ? `${text.slice(0, most - 1)}…` : text;
+}
+
 // A token in a sentence: in quotation marks, white space by its name.
 export function spoken(token) {
   return { " ": "space", "\n": "newline", "\t": "tab" }[token] ?? `“${glyph(token)}”`;
@@ -77,5 +83,5 @@ export function textData({ label, onSelect, colour = sequential }) {
     event.clipboardData.setData("text/plain", text);
     event.preventDefault();
   });
-  return { element, update };
+  return { element, grid, update };
 }

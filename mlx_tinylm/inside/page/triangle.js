@@ -26,11 +26,20 @@ export function shade(weight) {
 
 export const TICKS = [[0, "0%"], [shade(0.05), "5%"], [shade(0.25), "25%"], [shade(0.5), "50%"], [1, "100%"]];
 
+function geometry(length, side) {
+  const cell = Math.max(1, Math.min(Math.floor(side / length), 40));
+  const share = Math.ceil(length / side);
+  return { cell, share, drawn: Math.ceil(length / share) * cell };
+}
+
+// How many of `side` pixels a triangle of `length` rows takes.
+export function triangleSide(length, side) {
+  return geometry(length, side).drawn;
+}
+
 // Draw into an ImageData of `side` x `side` pixels: whole pixels a weight, the largest of those that share a pixel; above the diagonal nothing.
 export function triangleImage(weights, length, side, colours) {
-  const cell = Math.max(1, Math.floor(side / length));
-  const share = Math.ceil(length / side);
-  const drawn = Math.ceil(length / share) * cell;
+  const { cell, share, drawn } = geometry(length, side);
   const image = new ImageData(drawn, drawn);
   const pixels = new Uint32Array(image.data.buffer);
   for (let y = 0, row = 0; row < length; y += 1, row += share) {

@@ -1,12 +1,13 @@
 // Attention: which past characters a head takes from, and what happens without the head.
 
 import { button, make, picture, tools } from "../canvas.js";
+import { domPicture } from "../dom_picture.js";
 import { kept } from "../kept.js";
 import { bits, bitsChange, grouped, largest, mean, percent, softmax } from "../numbers.js";
 import { pairedBars } from "../paired_bars.js";
 import { difference, onScheme, scaleBar, sequential } from "../scale.js";
 import { glyph, spoken, textData } from "../text_data.js";
-import { headOf, meanOf, palette, rowStart, shade, TICKS, triangleImage } from "../triangle.js";
+import { headOf, meanOf, palette, rowStart, shade, TICKS, triangleImage, triangleSide } from "../triangle.js";
 
 export const title = "Attention";
 export const promise = "where in the past it looks";
@@ -27,13 +28,13 @@ function build(app) {
   const all = button("all heads on", () => setOff([]), { hidden: true });
   const weights = textData({ label: "Attention of the chosen character: its past by weight", onSelect: (position) => app.set({ position }) });
   const strongest = make("p", { class: "reading", role: "status" });
-  const thumbs = make("div", { class: "thumbs", role: "group", "aria-label": "All heads: a row a layer" });
+  const thumbs = make("div", { class: "thumbs", role: "group", "aria-label": "All heads, as layer.head" });
   const readout = make("p", { class: "readout" });
   const matrix = picture({
     name: "attention matrix",
     label: () => `Attention of ${headName()}: ${data.ids.length} rows, who looks, and as many columns, at whom. Row ${at()}: ${topText()}.`,
-    height: (width) => Math.min(width, 560) + 20,
-    maxWidth: () => 580,
+    height: (width) => Math.ceil(triangleSide(data.ids.length, sideOf(width)) / ratio()) + 22,
+    maxWidth: () => 560,
     draw: drawMatrix,
     table: () => [["who looks", "first", "second", "third", "fourth", "fifth"], Array.from(data.ids.keys(), (row) => [here(row), ...strongestOf(row).map(([place, w]) => `${here(place)} ${percent(w)}`)])],
     json: () => ({ head: app.state.head ?? "mean of all heads", tokens: tokens(), weights: Array.from(data.ids.keys(), (row) => Array.from({ length: row + 1 }, (_, i) => round(weight(row, i)))) }),
@@ -42,16 +43,16 @@ function build(app) {
   const effect = makeEffect();
   const element = make("div", { class: "view-attention" },
     make("div", { class: "controls" }, make("label", { htmlFor: "head", textContent: "Head" }), choice, off, all),
-    weights.element, strongest,
+    weights.element, strongest, effect.said,
     make("div", { class: "scales" }, scaleBar({ title: "weight", ticks: TICKS })),
-    tools({ name: "attention of the chosen character",
+    tools({ name: "attention of the chosen character", picture: () => domPicture(weights.grid),
       table: () => [["position", "character", "weight"], Array.from({ length: at() + 1 }, (_, i) => [i, glyph(token(i)), percent(weight(at(), i))])],
       json: () => ({ position: at(), head: app.state.head ?? "mean of all heads", tokens: tokens().slice(0, at() + 1), weights: Array.from({ length: at() + 1 }, (_, i) => round(weight(at(), i))) }) }).element,
-    effect.element,
+    make("section", {}, make("h3", { textContent: "All heads" }),
+      make("p", { class: "note" }, make("span", { class: "wide-only", textContent: "A column a layer, the first at the left." }), make("span", { class: "narrow-only", textContent: "A row a layer, the first at the top." }),
+        " In each small picture rows look and columns are looked at, all on the scale above. A name stands only where a measure says so, with its score from 0 to 1."), thumbs),
     make("div", { class: "pair" },
-      make("section", {}, make("h3", { textContent: "All heads" }),
-        make("p", { class: "note", textContent: "A row a layer, the first at the top. Rows of a small picture look, columns are looked at. A name stands only where a measure says so, with its score from 0 to 1." }), thumbs),
-      make("section", {}, make("h3", { textContent: "The matrix" }), readout, matrix.element)));
+      make("section", {}, make("h3", { textContent: "The matrix" }), readout, matrix.element), effect.element));
 
   choice.addEventListener("change", () => app.set({ head: choice.value === "" ? null : choice.value.split(".").map(Number) }));
   onScheme(() => element.isConnected && data && drawThumbs());
@@ -61,10 +62,12 @@ function build(app) {
   const here = (i) => `${i} ${glyph(token(i))}`;
   const at = () => Math.min(app.state.position, data.ids.length - 1);
   const weight = (row, column) => now.weights[rowStart(row) + column] * now.unit;
+  const ratio = () => window.devicePixelRatio || 1;
+  const sideOf = (width) => Math.round(width * ratio());
   const round = (value) => Math.round(value * 1e4) / 1e4;
   const heads = () => data.shape.attention[1];
   const strongestOf = (row, count = 5) => largest(Array.from({ length: row + 1 }, (_, i) => weight(row, i)), count).map((place) => [place, weight(row, place)]);
-  const topText = () => strongestOf(at(), 3).map(([place, w]) => `${spoken(token(place))} at ${place} ${percent(w)}`).join(", ");
+  const topText = () => strongestOf(at(), 3).map(([place, w]) => `${spoken(token(place))} at ${place} (${percent(w)})`).join(", ");
   const named = (layer, head) => (data.meta.heads ?? []).find((one) => one.layer === layer && one.head === head && one.name);
   const headName = () => (app.state.head ? `layer ${app.state.head[0] + 1}, head ${app.state.head[1] + 1}` : "all heads, their mean");
   const labelOf = (layer, head) => {
@@ -120,6 +123,7 @@ function build(app) {
     const [layers, count] = data.shape.attention;
     if (thumbs.children.length !== layers * count) {
       thumbs.style.setProperty("--heads", count);
+      thumbs.style.setProperty("--layers", layers);
       thumbs.replaceChildren(...Array.from({ length: layers * count }, (_, i) => {
         const place = [Math.floor(i / count), i % count];
         const thumb = make("button", { type: "button", class: "thumb" }, make("canvas"), make("span", { class: "thumb-name" }), make("span", { class: "thumb-score" }), make("span", { class: "thumb-change" }));
@@ -131,8 +135,7 @@ function build(app) {
     [...thumbs.children].forEach((thumb, i) => {
       const place = [Math.floor(i / count), i % count];
       const canvas = thumb.firstChild;
-      const ratio = window.devicePixelRatio || 1;
-      const { image, side } = triangleImage(headOf(data.attention, count, data.ids.length, ...place), data.ids.length, Math.round(64 * ratio), (value) => colours[value]);
+      const { image, side } = triangleImage(headOf(data.attention, count, data.ids.length, ...place), data.ids.length, sideOf(84), (value) => colours[value]);
       canvas.width = side;
       canvas.height = side;
       canvas.getContext("2d").putImageData(image, 0, 0);
@@ -148,14 +151,12 @@ function build(app) {
       thumb.setAttribute("aria-pressed", String(same(app.state.head, place)));
       thumb.classList.toggle("is-off", isOff(...place));
       thumb.children[3].textContent = isOff(...place) ? "off" : effect.changes.has(place.join(".")) ? bitsChange(effect.changes.get(place.join(".")), 3) : "";
-      thumb.setAttribute("aria-label", `layer ${place[0] + 1}, head ${place[1] + 1} ${labelOf(...place)} ${thumb.children[3].textContent}`.trim());
     });
   }
 
   function drawMatrix({ context, width, ratio, ink }) {
-    const room = Math.min(width, Math.round(560 * ratio));
     const colours = palette(sequential);
-    const drawn = triangleImage(now.weights, data.ids.length, room, (value) => colours[Math.round(255 * value * now.unit)]);
+    const drawn = triangleImage(now.weights, data.ids.length, width, (value) => colours[Math.round(255 * value * now.unit)]);
     now.drawn = drawn;
     const small = make("canvas", { width: drawn.side, height: drawn.side });
     small.getContext("2d").putImageData(drawn.image, 0, 0);
@@ -169,7 +170,7 @@ function build(app) {
     context.fillStyle = ink.muted;
     context.fillText("columns: at whom (0 at the left)", 0, drawn.side / ratio + 14);
     context.textAlign = "right";
-    if (drawn.side / ratio > 240) context.fillText("rows: who looks (0 at the top)", drawn.side / ratio, 14);
+    context.fillText("rows: who looks", drawn.side / ratio, 12);
   }
 
   function point(x, y, kind) {
@@ -207,10 +208,10 @@ function build(app) {
     const result = make("div", { class: "effect-result" }, text.element,
       make("div", { class: "scales" }, scaleBar({ kind: "difference", title: "surprise", ticks: [[0, `−${MOST_CHANGE} bits`], [0.5, "as before"], [1, `+${MOST_CHANGE} bits`]] })),
       make("h4", { textContent: "What comes next at the chosen position" }), bars.element,
-      tools({ name: "without the heads", table: () => [["position", "character", "with", "without", "change"], Array.from(data.ids.keys()).slice(1).map((i) => [i, glyph(token(i)), bits(data.surprise[i]), bits(without.surprise[i]), bitsChange(without.surprise[i] - data.surprise[i])])],
+      tools({ name: "without the heads", picture: () => domPicture(result), table: () => [["position", "character", "with", "without", "change"], Array.from(data.ids.keys()).slice(1).map((i) => [i, glyph(token(i)), bits(data.surprise[i]), bits(without.surprise[i]), bitsChange(without.surprise[i] - data.surprise[i])])],
         json: () => ({ heads_off: self.off, surprise_with: [...data.surprise].map(orNull), surprise_without: [...without.surprise].map(orNull) }) }).element);
-    const element = make("section", { class: "effect" }, make("h3", { textContent: "Without a head" }), said, make("div", { class: "controls" }, inTurn), result);
-    const self = { element, off: [], changes: new Map(), renew, update: show };
+    const element = make("section", { class: "effect" }, make("h3", { textContent: "Without a head" }), make("div", { class: "controls" }, inTurn), result);
+    const self = { element, said, off: [], changes: new Map(), renew, update: show };
     const answers = new Map();
     let without = null;
     let asked = null;
@@ -267,13 +268,20 @@ function build(app) {
       if (!data || said.textContent === "" || !without) said.textContent = intro();
       if (!without) return;
       const loss = [mean(data.surprise), mean(without.surprise)];
-      said.textContent = `Without ${self.off.map(([l, h]) => `${l + 1}.${h + 1}`).join(", ")} the loss of this text goes from ${bits(loss[0], 3)} to ${bits(loss[1], 3)} a character: ${bitsChange(loss[1] - loss[0], 3)}.`;
+      said.textContent = `Without ${self.off.map(([l, h]) => `${l + 1}.${h + 1}`).join(", ")} the loss of this text goes from ${bits(loss[0], 3)} to ${bits(loss[1], 3)} a character: ${bitsChange(loss[1] - loss[0], 3)}. ${here()}`;
       const change = Array.from(data.ids, (_, i) => (i ? (without.surprise[i] - data.surprise[i]) / Math.LN2 / MOST_CHANGE : null));
       text.update({ tokens: tokens(), values: change, selected: at(),
         describe: (i) => [`${spoken(token(i))} at ${i}`, i ? `surprise ${bits(data.surprise[i])}, without ${bits(without.surprise[i])}` : "the first has no surprise"] });
       const size = data.meta.vocabulary.length;
       const ticks = softmax(data.logits, size, at());
       bars.update({ tokens: data.meta.vocabulary, order: largest(ticks, size), bars: softmax(without.logits, size, at()), ticks });
+    }
+
+    function here() {
+      const size = data.meta.vocabulary.length;
+      const [before, after] = [data, without].map(({ logits }) => softmax(logits, size, at()));
+      const [best] = largest(before, 1);
+      return `After ${spoken(token(at()))}, ${spoken(data.meta.vocabulary[best])} goes from ${percent(before[best])} to ${percent(after[best])}.`;
     }
 
     function intro() {

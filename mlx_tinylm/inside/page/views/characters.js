@@ -1,9 +1,10 @@
 // Characters: which embeddings are close to each other.
 
 import { make, picture, tools } from "../canvas.js";
+import { domPicture } from "../dom_picture.js";
 import { kept } from "../kept.js";
 import { percent } from "../numbers.js";
-import { glyph, spoken } from "../text_data.js";
+import { brief, glyph, spoken } from "../text_data.js";
 
 export const title = "Characters";
 export const promise = "which ones it treats alike";
@@ -47,7 +48,7 @@ function build(app) {
     make("div", { class: "controls" }, make("label", { htmlFor: "character", textContent: "Character" }), choice), said,
     make("div", { class: "pair" },
       make("section", {}, make("h3", { textContent: "Nearest" }), near,
-        tools({ name: "nearest neighbours", table: () => [["character", ...Array.from({ length: found.neighbours[0].length }, (_, i) => `${i + 1}.`)], names().map((token, id) => [glyph(token), ...found.neighbours[id].map((other, i) => `${glyph(names()[other])} ${found.cosine[id][i].toFixed(2)}`)])],
+        tools({ name: "nearest neighbours", picture: () => domPicture(near), table: () => [["character", ...Array.from({ length: found.neighbours[0].length }, (_, i) => `${i + 1}.`)], names().map((token, id) => [glyph(token), ...found.neighbours[id].map((other, i) => `${glyph(names()[other])} ${found.cosine[id][i].toFixed(2)}`)])],
           json: () => ({ characters: names(), neighbours: found.neighbours, cosine: found.cosine }) }).element,
         make("h3", { textContent: "Every character and its nearest three" }), everyone),
       make("section", {}, make("h3", { textContent: "The plane" }), readout, plane.element)));
@@ -94,7 +95,7 @@ function build(app) {
       const cosine = found.cosine[chosen][i];
       const fill = make("span", { class: "fill" });
       fill.style.width = `${100 * Math.max(cosine, 0)}%`;
-      return make("tr", {}, make("th", { scope: "row", class: "glyph", textContent: glyph(names()[other]) }),
+      return make("tr", {}, make("th", { scope: "row", class: "glyph", textContent: brief(names()[other]) }),
         make("td", { class: "track-cell" }, make("div", { class: "track" }, fill)), make("td", { class: "number", textContent: cosine.toFixed(2) }));
     }));
     [...everyone.children].forEach((one, id) => one.setAttribute("aria-pressed", String(id === chosen)));
@@ -111,9 +112,8 @@ function build(app) {
 
   function fillEveryone() {
     everyone.replaceChildren(...names().map((token, id) => {
-      const one = make("button", { type: "button", class: "one" }, make("b", { textContent: glyph(token) }),
-        make("span", { textContent: found.neighbours[id].slice(0, 3).map((other) => glyph(names()[other])).join(" ") }));
-      one.setAttribute("aria-label", `${spoken(token)}: ${found.neighbours[id].slice(0, 3).map((other) => spoken(names()[other])).join(", ")}`);
+      const one = make("button", { type: "button", class: "one" }, make("b", { textContent: brief(token) }),
+        make("span", { textContent: found.neighbours[id].slice(0, 3).map((other) => brief(names()[other])).join(" ") }));
       one.addEventListener("click", () => choose(id));
       return one;
     }));
@@ -148,17 +148,13 @@ function build(app) {
       const strong = id === chosen || close.has(id);
       const size = strong ? 17 : 15;
       context.font = `${strong ? "bold " : ""}${size * ratio}px ${ink.mono}`;
-      const letters = glyph(names()[id]);
+      const letters = brief(names()[id]);
       const half = context.measureText(letters).width / 2;
-      if (strong) {
-        context.fillStyle = id === chosen ? ink.chosen : ink.ground;
-        context.strokeStyle = id === chosen ? ink.chosen : ink.model;
-        context.beginPath();
-        context.roundRect(place[id][0] - half - 4 * ratio, place[id][1] - 11 * ratio, 2 * half + 8 * ratio, 22 * ratio, 4 * ratio);
-        context.fill();
-        context.stroke();
+      if (id === chosen) {
+        context.fillStyle = ink.chosen;
+        context.fillRect(place[id][0] - half - 3 * ratio, place[id][1] - 10 * ratio, 2 * half + 6 * ratio, 20 * ratio);
       }
-      context.fillStyle = id === chosen ? ink.ground : strong ? ink.model : ink.text;
+      context.fillStyle = id === chosen ? ink.ground : strong ? ink.model : ink.muted;
       context.fillText(letters, ...place[id]);
     }
     context.font = `${12 * ratio}px ${ink.sans}`;

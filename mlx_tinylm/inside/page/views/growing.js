@@ -2,6 +2,7 @@
 
 import { make, picture, tools } from "../canvas.js";
 import { drawCurve, smoothed, thinned } from "../curve.js";
+import { domPicture } from "../dom_picture.js";
 import { snapshots } from "../history.js";
 import { kept } from "../kept.js";
 import { follow, metrics } from "../live_metrics.js";
@@ -52,16 +53,17 @@ function build(app) {
   const next = make("h4");
   const bars = pairedBars({ label: "The next character at this snapshot and at the last", barName: "then", tickName: "at the end" });
   const sample = make("pre", { class: "sample", tabIndex: 0, role: "region", "aria-label": "what this snapshot writes" });
+  const same = make("div", {}, text.element, loss,
+    make("div", { class: "scales" }, scaleBar({ title: "surprise", ticks: [[0, "0 bits"], [0.5, `${TOP / 2}`], [1, `${TOP} or more`]] })),
+    make("div", { class: "pair" },
+      make("section", {}, next, bars.element),
+      make("section", {}, make("h4", { textContent: "What it writes after the prompt" }), sample)));
   const snapshotPart = make("section", { class: "snapshots" },
     make("h3", { textContent: "The same prompt along the way" }),
     make("div", { class: "controls" }, make("label", { htmlFor: "history-run", textContent: "Run" }), choice),
     make("div", { class: "slider" }, make("label", { htmlFor: "snapshot", textContent: "Snapshot after step" }), stepName, make("div", { class: "slider-body" }, slider, marks)), progress,
-    text.element, loss,
-    make("div", { class: "scales" }, scaleBar({ title: "surprise", ticks: [[0, "0 bits"], [0.5, `${TOP / 2}`], [1, `${TOP} or more`]] })),
-    make("div", { class: "pair" },
-      make("section", {}, next, bars.element),
-      make("section", {}, make("h4", { textContent: "What it writes after the prompt" }), sample)),
-    tools({ name: "snapshots",
+    same,
+    tools({ name: "snapshots", picture: () => domPicture(same),
       table: () => [["step", "loss of the prompt", "next", "sample"], steps().map((one) => row(one))],
       json: () => ({ run: chosen, snapshots: steps().filter((one) => past.of.get(one)).map((one) => ({ step: one, surprise: [...past.of.get(one).surprise].map((value) => (Number.isFinite(value) ? value : null)), sample: past.of.get(one).sample })) }) }).element);
   const none = make("p", { class: "nothing", hidden: true });

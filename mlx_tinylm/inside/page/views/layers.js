@@ -1,10 +1,11 @@
 // Layer by layer: what the stream would say after the embedding, each attention and each MLP.
 
-import { cells, make, picture } from "../canvas.js";
+import { cells, make, picture, tools } from "../canvas.js";
+import { domPicture } from "../dom_picture.js";
 import { kept } from "../kept.js";
 import { percent } from "../numbers.js";
 import { css, inkOn, scaleBar, sequential } from "../scale.js";
-import { glyph, spoken } from "../text_data.js";
+import { brief, glyph, spoken } from "../text_data.js";
 
 export const title = "Layer by layer";
 export const promise = "how the prediction takes shape";
@@ -32,8 +33,8 @@ function build(app) {
   const table = make("table", { class: "lens" },
     make("caption", { class: "visually-hidden", textContent: "The five likeliest next characters after each stage, and the rank of the followed one" }),
     make("thead", {}, make("tr", {},
-      make("th", { scope: "col", textContent: "after" }), make("th", { scope: "col", colSpan: 5, textContent: "five likeliest next characters" }),
-      make("th", { scope: "col", class: "rank-head", textContent: "rank of the followed one" }))), body);
+      make("th", { scope: "col", textContent: "after" }), make("th", { scope: "col", class: "rank-head", textContent: "rank" }),
+      make("th", { scope: "col", colSpan: 5, textContent: "five likeliest next characters" }))), body);
   const map = picture({
     name: "rank of the next character at every stage",
     label: () => `Rows are stages, columns the ${now.shape.T} positions; the colour is the rank of the character that really comes next. At position ${app.state.position} it goes from rank ${rankText(0)} to ${rankText(now.stages - 1)}.`,
@@ -51,6 +52,8 @@ function build(app) {
     make("div", { class: "controls" }, make("label", { htmlFor: "follow", textContent: "Follow" }), follow), said,
     make("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": "the prediction after each stage" }, table),
     make("div", { class: "scales" }, scaleBar({ title: "probability", ticks: [[0, "0%"], [0.5, "50%"], [1, "100%"]] })),
+    tools({ name: "layer by layer", picture: () => domPicture(table),
+      json: () => ({ position: now.position, stages: stageNames(now.shape.L).map((name, stage) => ({ after: name, top: top(stage).map(([id, p]) => [app.data.meta.vocabulary[id], p]) })) }) }).element,
     make("h3", { textContent: "The same for every position" }),
     make("p", { class: "note", textContent: "One column a position, one row a stage, the last at the bottom; the colour is the rank of the character that really comes next." }),
     map.element);
@@ -111,15 +114,15 @@ function build(app) {
       const track = make("div", { class: "rank-track" });
       if (rank !== null) track.append(mark(rank));
       return make("tr", { class: stage % 2 || !stage ? "" : "layer-end" }, make("th", { scope: "row", textContent: name }),
+        make("td", { class: "rank" }, track, make("span", { class: "rank-number", textContent: rank === null ? "–" : String(rank + 1) })),
         ...top(stage).map(([token, p]) => {
           const rgb = sequential(p);
           const cell = make("td", { class: token === id ? "lens-cell followed" : "lens-cell" },
-            make("span", { class: "glyph", textContent: glyph(vocabulary[token]) }), make("span", { class: "p", textContent: percent(p) }));
+            make("div", {}, make("span", { class: "glyph", textContent: brief(vocabulary[token], 5) }), make("span", { class: "p", textContent: percent(p) })));
           cell.style.backgroundColor = css(rgb);
           cell.style.color = inkOn(rgb);
           return cell;
-        }),
-        make("td", { class: "rank" }, track, make("span", { class: "rank-number", textContent: rank === null ? "–" : String(rank + 1) })));
+        }));
     }));
   }
 
@@ -143,7 +146,7 @@ function build(app) {
 
   function geometry(width) {
     const { T } = now?.shape ?? { T: 1 };
-    const left = width < 520 ? 76 : 96;
+    const left = width < 520 ? 84 : 100;
     const cell = Math.max(1, Math.min(20, Math.floor((width - left) / T)));
     const row = width < 520 ? 14 : 16;
     return { left, cell, row, top: 4, height: 4 + (now?.stages ?? 17) * row + 24, letters: cell >= 9 };
