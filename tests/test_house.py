@@ -29,6 +29,7 @@ NAME = PACKAGE.name
 ROOMS = """
 __main__ __init__
 cli
+inside
 export
 benchmark
 training

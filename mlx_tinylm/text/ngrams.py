@@ -36,11 +36,11 @@ def ngram_losses(
         if whole < 1 or len(train) < n:  # so short a text has no history of this length
             losses.append(losses[-1])
             continue
-        grams, gram_counts = np.unique(_keys(train, n, vocab_size), return_counts=True)
+        grams, gram_counts = np.unique(gram_keys(train, n, vocab_size), return_counts=True)
         histories, first = np.unique(grams // vocab_size, return_index=True)  # grams are sorted by history
         seen_after = np.add.reduceat(gram_counts, first)
         kinds_after = np.diff(np.append(first, len(grams)))
-        wanted = _keys(held_out, n, vocab_size)[-whole:]
+        wanted = gram_keys(held_out, n, vocab_size)[-whole:]
         count = _look_up(grams, gram_counts, wanted)
         total = _look_up(histories, seen_after, wanted // vocab_size)
         kinds = _look_up(histories, kinds_after, wanted // vocab_size)
@@ -52,7 +52,7 @@ def ngram_losses(
     return losses
 
 
-def _keys(ids: Ids, n: int, vocab_size: int) -> npt.NDArray[np.int64]:
+def gram_keys(ids: Ids, n: int, vocab_size: int) -> npt.NDArray[np.int64]:
     """(N,) -> (N - n + 1,), each run of n ids as one number."""
     keys = np.zeros(len(ids) - n + 1, np.int64)
     for i in range(n):

@@ -1,0 +1,136 @@
+"""The model that is looked at, with what belongs to it: its facts, its vocabulary, the text it was trained on.
+
+Shapes: T time, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_tinylm.backend.choose import LanguageModel, load_model
+from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.inside.counter import Counter
+from mlx_tinylm.inside.payload import Payload, measured
+from mlx_tinylm.inside.trace import Head
+from mlx_tinylm.model_folder.folder import ModelFolder, open_folder
+from mlx_tinylm.model_folder.layout import count_parameters
+from mlx_tinylm.run_folder.runs import find_run
+from mlx_tinylm.run_folder.training_text import text_at_hand, trained_on
+from mlx_tinylm.text.corpus import Corpus
+from mlx_tinylm.text.ids import Dataset, encode
+from mlx_tinylm.text.tokenizer import Tokenizer
+
+MOST_WEIGHTS = 1 << 27  # attention weights in one trace: half a gigabyte
+MOST_LOGITS = 1 << 25  # and logits
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A loaded model folder; what takes time is done when it is asked for, and once."""
+
+    folder: ModelFolder
+    model: LanguageModel
+
+    @classmethod
+    def open(cls, weights: Path, backend: str = "auto") -> Subject:
+        """Raises TinyLMError as `load` does."""
+        folder = open_folder(weights)
+        return cls(folder, load_model(folder, backend))
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.folder.tokenizer
+
+    @property
+    def unit(self) -> str:
+        """What an id stands for."""
+        return "character" if self.tokenizer.alphabet is not None else "token"
+
+    @property
+    def longest(self) -> int:
+        """How many ids can be looked at at once: the context, or what memory allows of a large model."""
+        c = self.model.config
+        return min(c.context, math.isqrt(MOST_WEIGHTS // (c.layers * c.heads)), max(1, MOST_LOGITS // c.vocab_size))
+
+    @functools.cached_property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The text of each id (V,)."""
+        return token_texts(self.tokenizer, self.model.config.vocab_size)
+
+    @functools.cached_property
+    def corpus(self) -> Corpus | None:
+        """The text the model was trained on, if it is here; nothing is fetched."""
+        return text_at_hand(self.folder.path)
+
+    @functools.cached_property
+    def dataset(self) -> Dataset | None:
+        """The ids of that text."""
+        with suppress(TinyLMError):  # it cannot be kept, or the tokenizer has changed
+            return Dataset(encode(self.corpus, self.tokenizer)) if self.corpus else None
+        return None
+
+    @functools.cached_property
+    def counter(self) -> Counter | None:
+        """A 3-gram counter of the part of that text that the model learned from."""
+        data = self.dataset
+        return Counter.of(data.train, self.model.config.vocab_size) if data and len(data.train) else None
+
+    @functools.cached_property
+    def facts(self) -> dict[str, Any]:
+        """What the model is, as a flat object; `loss` is the lowest validation loss in nats, None where it is not known."""
+        c, run, text = self.model.config, find_run(self.folder.path, self.model.config), None
+        with suppress(TinyLMError):
+            text = trained_on(self.folder.path)
+        best = run.best if run and run.whole else None
+        return {
+            "name": self.folder.path.resolve().name,
+            "family": c.family,
+            "layers": c.layers,
+            "heads": c.heads,
+            "width": c.width,
+            "context": c.context,
+            "vocabulary": c.vocab_size,
+            "parameters": count_parameters(c),
+            "backend": self.model.backend,
+            "unit": self.unit,
+            "loss": best[1] if best else None,
+            "text": text.name if text else None,
+        }
+
+    def encode(self, prompt: str) -> list[int]:
+        """The ids of a prompt; raises TinyLMError where there are none, or where a character is not known."""
+        ids = self.tokenizer.encode(prompt)
+        if not ids:
+            raise TinyLMError("the prompt is empty; give the model something to go on, such as a newline")
+        return ids
+
+    def look(self, ids: Sequence[int], heads_off: Iterable[Head] = (), counter: bool = True) -> Payload:
+        """All that is measured of at most `longest` ids; the counter beside it where its text is here, and if asked for."""
+        return measured(
+            self.model,
+            ids,
+            vocabulary=self.vocabulary,
+            facts=self.facts,
+            counter=self.counter if counter else None,
+            heads_off=heads_off,
+        )
+
+
+def token_texts(tokenizer: Tokenizer, vocab_size: int) -> tuple[str, ...]:
+    """The text of each id; the name of one that stands for none, as the end of a text; "" behind the tokenizer's last.
+
+    A token that ends inside a character has no text of its own: its name in the tokenizer stands for it.
+    """
+    alphabet = tokenizer.alphabet or ""
+    texts = list(alphabet)
+    for id in range(len(alphabet), min(tokenizer.vocab_size, vocab_size)):
+        name = tokenizer.inner.id_to_token(id)
+        text = "" if alphabet else tokenizer.decode([id])
+        texts.append(text if text and "\ufffd" not in text else name or "")
+    return tuple(texts + [""] * (vocab_size - len(texts)))
