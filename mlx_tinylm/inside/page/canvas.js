@@ -147,7 +147,7 @@ async function copy(text) {
 
 export function tableOf(head, rows) {
   const cell = (value, tag, properties = {}) => {
-    const number = typeof value === "number" || /^[−+-]?[\d.,\u2009]+ ?(%|bits)?$/.test(String(value));
+    const number = typeof value === "number" || /^[−+-]?[\d.,\u202f]+ ?(%|bits)?$/.test(String(value));
     return make(tag, { class: number ? "number" : "", textContent: String(value), ...properties });
   };
   return make("table", {},

@@ -21,9 +21,9 @@ export function bitsChange(nats, digits = 2) {
   return `${Number(text) === 0 ? "±" : nats < 0 ? "−" : "+"}${text} bits`;
 }
 
-// Whole numbers with thin separators.
+// Whole numbers with thin separators that do not break a line.
 export function grouped(number) {
-  return String(Math.round(number)).replace(/\B(?=(\d{3})+$)/g, "\u2009");
+  return String(Math.round(number)).replace(/\B(?=(\d{3})+$)/g, "\u202f");
 }
 
 // Probabilities of one row of logits (T,V); the largest is taken off first, so that nothing overflows.

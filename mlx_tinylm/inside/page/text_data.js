@@ -70,10 +70,18 @@ export function textData({ label, onSelect, colour = sequential }) {
       span.classList.toggle("blank", blank);
     });
     const at = shown.selected;
+    reveal(spans[at]);
     grid.setAttribute("aria-valuemax", String(Math.max(shown.tokens.length - 1, 0)));
     grid.setAttribute("aria-valuenow", String(at));
     grid.setAttribute("aria-valuetext", `position ${at}: ${shown.describe(at).join("; ")}`);
     explain(at);
+  }
+
+  // The chosen one is brought into its own box, never the page to the box.
+  function reveal(span) {
+    if (!span || grid.scrollHeight <= grid.clientHeight) return;
+    const top = span.offsetTop - grid.offsetTop;
+    if (top < grid.scrollTop || top + span.offsetHeight > grid.scrollTop + grid.clientHeight) grid.scrollTop = top - grid.clientHeight / 2;
   }
 
   // Copied as what it is: the space, not the dot.

@@ -37,20 +37,23 @@ export function triangleSide(length, side) {
   return geometry(length, side).drawn;
 }
 
-// Draw into an ImageData of `side` x `side` pixels: whole pixels a weight, the largest of those that share a pixel; above the diagonal nothing.
+// Draw 255ths into an ImageData of `side` x `side` pixels at the most: whole pixels a weight, the largest of those that share a pixel;
+// above the diagonal nothing. `colours` is a palette.
 export function triangleImage(weights, length, side, colours) {
   const { cell, share, drawn } = geometry(length, side);
   const image = new ImageData(drawn, drawn);
   const pixels = new Uint32Array(image.data.buffer);
+  const most = new Uint8Array(Math.ceil(length / share));
+  const line = new Uint32Array(drawn);
   for (let y = 0, row = 0; row < length; y += 1, row += share) {
-    const line = new Uint32Array(drawn);
-    for (let x = 0; x <= y; x += 1) {
-      let most = 0;
-      for (let i = row; i < Math.min(row + share, length); i += 1) {
-        for (let j = x * share; j < Math.min((x + 1) * share, i + 1); j += 1) most = Math.max(most, weights[rowStart(i) + j]);
+    most.fill(0);
+    for (let i = row; i < Math.min(row + share, length); i += 1) {
+      for (let j = 0, at = rowStart(i); j <= i; j += 1, at += 1) {
+        const x = share === 1 ? j : (j / share) | 0;
+        if (weights[at] > most[x]) most[x] = weights[at];
       }
-      line.fill(colours(most), x * cell, (x + 1) * cell);
     }
+    for (let x = 0, at = 0; x <= y; x += 1) for (let end = at + cell; at < end; at += 1) line[at] = colours[most[x]];
     for (let i = 0; i < cell; i += 1) pixels.set(line, (y * cell + i) * drawn);
   }
   return { image, cell, share, side: drawn };

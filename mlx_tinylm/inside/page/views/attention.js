@@ -78,7 +78,7 @@ function build(app) {
 
   function update(next) {
     app = next;
-    if (!app.data) return;
+    if (!app.data?.ids.length) return;
     if (app.data !== data) {
       data = app.data;
       now = { all: meanOf(data.attention, data.ids.length) };
@@ -135,7 +135,7 @@ function build(app) {
     [...thumbs.children].forEach((thumb, i) => {
       const place = [Math.floor(i / count), i % count];
       const canvas = thumb.firstChild;
-      const { image, side } = triangleImage(headOf(data.attention, count, data.ids.length, ...place), data.ids.length, sideOf(84), (value) => colours[value]);
+      const { image, side } = triangleImage(headOf(data.attention, count, data.ids.length, ...place), data.ids.length, sideOf(84), colours);
       canvas.width = side;
       canvas.height = side;
       canvas.getContext("2d").putImageData(image, 0, 0);
@@ -156,7 +156,8 @@ function build(app) {
 
   function drawMatrix({ context, width, ratio, ink }) {
     const colours = palette(sequential);
-    const drawn = triangleImage(now.weights, data.ids.length, width, (value) => colours[Math.round(255 * value * now.unit)]);
+    const shown = app.state.head ? now.weights : Uint8Array.from(now.weights, (value) => Math.round(255 * value));
+    const drawn = triangleImage(shown, data.ids.length, width, colours);
     now.drawn = drawn;
     const small = make("canvas", { width: drawn.side, height: drawn.side });
     small.getContext("2d").putImageData(drawn.image, 0, 0);

@@ -70,7 +70,7 @@ function build(app) {
         said.textContent = error.message;
       });
     }
-    if (!app.data || !found) return;
+    if (!app.data?.ids.length || !found) return;
     if (choice.options.length !== names().length) {
       choice.replaceChildren(...names().map((token, id) => make("option", { value: String(id), textContent: spoken(token) })));
       fillEveryone();
@@ -150,12 +150,13 @@ function build(app) {
       context.font = `${strong ? "bold " : ""}${size * ratio}px ${ink.mono}`;
       const letters = brief(names()[id]);
       const half = context.measureText(letters).width / 2;
+      const x = Math.min(Math.max(place[id][0], half + 3 * ratio), width - half - 3 * ratio);
       if (id === chosen) {
         context.fillStyle = ink.chosen;
-        context.fillRect(place[id][0] - half - 3 * ratio, place[id][1] - 10 * ratio, 2 * half + 6 * ratio, 20 * ratio);
+        context.fillRect(x - half - 3 * ratio, place[id][1] - 10 * ratio, 2 * half + 6 * ratio, 20 * ratio);
       }
       context.fillStyle = id === chosen ? ink.ground : strong ? ink.model : ink.muted;
-      context.fillText(letters, ...place[id]);
+      context.fillText(letters, x, place[id][1]);
     }
     context.font = `${12 * ratio}px ${ink.sans}`;
     context.fillStyle = ink.muted;

@@ -95,7 +95,7 @@ function build(app) {
       begin();
       return;
     }
-    if (app.data && steps().length) {
+    if (app.data?.ids.length && steps().length) {
       past.want({ run: chosen, steps: [...steps()].sort((a, b) => Math.abs(steps().indexOf(a) - at()) - Math.abs(steps().indexOf(b) - at())),
         ids: app.data.ids, text: app.state.prompt, settings: app.state.settings, seed: app.state.seed });
     }
@@ -232,7 +232,7 @@ function build(app) {
 
   // All that follows the slider: no request, nothing that waits.
   function showSnapshot() {
-    if (!app.data || step === null) return;
+    if (!app.data?.ids.length || step === null) return;
     const { vocabulary } = app.data.meta;
     const size = vocabulary.length;
     const snapshot = past.of.get(step);
@@ -265,5 +265,5 @@ function build(app) {
 }
 
 function short(step) {
-  return step >= 10000 ? `${Math.round(step / 1000)}k` : grouped(step);
+  return step >= 1000 && step % 100 === 0 ? `${step / 1000}k` : grouped(step);
 }

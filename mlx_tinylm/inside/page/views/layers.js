@@ -70,7 +70,7 @@ function build(app) {
   function update(next) {
     app = next;
     const data = app.data;
-    if (!data) return;
+    if (!data?.ids.length) return;
     const vocabulary = data.meta.vocabulary;
     const shape = { T: data.ids.length, V: vocabulary.length, L: (data.shape.lens_rank[0] - 1) / 2 };
     now = { shape, stages: 1 + 2 * shape.L, position: Math.min(app.state.position, data.ids.length - 1) };
@@ -85,6 +85,9 @@ function build(app) {
     said.textContent = followed === null
       ? "The last character of the prompt: nothing follows yet, so the model's first choice is followed."
       : `After ${spoken(vocabulary[data.ids[now.position]])} (position ${now.position}) ${chosen === null ? "really comes" : "you follow"} ${spoken(vocabulary[followed])}.`;
+    if (top(0)[0][0] === data.ids[now.position]) {
+      said.textContent += ` After the embedding alone ${spoken(vocabulary[data.ids[now.position]])} itself is likeliest: one table turns characters into numbers and, at the end, numbers into characters.`;
+    }
     drawRows(followed ?? best());
     map.redraw();
   }
@@ -104,7 +107,7 @@ function build(app) {
 
   function top(stage) {
     const at = (stage * now.shape.T + now.position) * 5;
-    return Array.from({ length: Math.min(5, now.shape.V) }, (_, i) => [app.data.lens_top[at + i], app.data.lens_top_p[at + i]]);
+    return Array.from({ length: 5 }, (_, i) => [app.data.lens_top[at + i], app.data.lens_top_p[at + i]]).filter(([id]) => id >= 0);
   }
 
   function drawRows(id) {
@@ -147,7 +150,8 @@ function build(app) {
   function geometry(width) {
     const { T } = now?.shape ?? { T: 1 };
     const left = width < 520 ? 84 : 100;
-    const cell = Math.max(1, Math.min(20, Math.floor((width - left) / T)));
+    const ratio = window.devicePixelRatio || 1;
+    const cell = Math.max(1, Math.min(20 * ratio, Math.floor(((width - left) * ratio) / T))) / ratio;
     const row = width < 520 ? 14 : 16;
     return { left, cell, row, top: 4, height: 4 + (now?.stages ?? 17) * row + 24, letters: cell >= 9 };
   }
