@@ -191,7 +191,9 @@ class ModelFacts:
         run, best = self.run, self.run.best
         loss = f"{best[1]:.4f} after step {best[0]:,}" if best else "not measured yet"
         steps = f"{run.steps:,} of {run.asked:,}, {run.state}"
-        return [("validation loss", loss), ("steps", steps), *text, ("date", f"{run.date:%Y-%m-%d %H:%M}")]
+        kept = [f"{step:,}" for step in run.snapshots]
+        history = [("history", f"{len(kept)} snapshots, steps {kept[0]} to {kept[-1]}")] if kept else []
+        return [("validation loss", loss), ("steps", steps), *history, *text, ("date", f"{run.date:%Y-%m-%d %H:%M}")]
 
     def _shape(self) -> dict[str, Any]:
         config = self.config

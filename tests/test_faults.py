@@ -69,7 +69,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         train(folder / "one", ONE, text)
         train(folder / "whole", SHORT, text)
         train(folder / "long", LONG, text)
-        train_until(folder / "half", SHORT, text, 1)
+        train_until(folder / "half", SHORT, text, 2)
         train(folder / "another", dataclasses.replace(PLAIN, width=24, steps=1), folder / "other.txt")
     assert [path.name for path in checkpoint.saved(folder / "half")] == ["00000002", "00000000"]
     return folder

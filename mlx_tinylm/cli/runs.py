@@ -13,7 +13,7 @@ import click
 from mlx_tinylm.cli.columns import Column, columns, cut, cut_left, terminal_width, thinned
 from mlx_tinylm.cli.options import json_option
 from mlx_tinylm.cli.pages import Fitted
-from mlx_tinylm.cli.terminal import note, one_line
+from mlx_tinylm.cli.terminal import can_show, note, one_line
 
 if TYPE_CHECKING:
     from mlx_tinylm.run_folder.runs import DamagedRun, Run
@@ -88,16 +88,8 @@ def _row(run: Run | DamagedRun) -> tuple[str, ...]:
 
 def curve(losses: Sequence[float]) -> str:
     """Losses as blocks between the lowest and the highest; nothing where standard output cannot show them."""
-    if not losses or not _can_show(BLOCKS):
+    if not losses or not can_show(BLOCKS, sys.stdout):
         return ""
     low, high = min(losses), max(losses)
     steps = len(BLOCKS) - 1
     return thinned("".join(BLOCKS[round((loss - low) / ((high - low) or 1.0) * steps)] for loss in losses), POINTS)
-
-
-def _can_show(text: str) -> bool:
-    try:
-        text.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

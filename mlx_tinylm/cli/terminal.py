@@ -8,7 +8,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TextIO
 
 from mlx_tinylm.cli.columns import measure, terminal_width
 from mlx_tinylm.errors import JOINERS, SPACES, TinyLMError, escaped
@@ -97,6 +97,15 @@ def print_anything() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  (open as long as the program is)
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def can_show(text: str, stream: TextIO) -> bool:
+    """Whether the encoding of a stream has all characters of a text."""
+    try:
+        text.encode(stream.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def standard_input() -> str:

@@ -12,10 +12,12 @@ import time
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
+from mlx_tinylm.cli.curve import show_curve
 from mlx_tinylm.cli.signals import Signals
 from mlx_tinylm.cli.terminal import note, table, visible
 from mlx_tinylm.model_folder.layout import count_parameters
 from mlx_tinylm.run_folder.events import Baselines, Evaluated, Event, Sampled, Stepped
+from mlx_tinylm.run_folder.history import NUMBER, planned
 
 if TYPE_CHECKING:
     from mlx_tinylm.training.live_run import Run
@@ -51,6 +53,8 @@ def show_training(open_run: AbstractContextManager[Run], origin: str) -> None:
                     run.stop()
                 except OSError:  # a log on a full disk is no reason to end hours of training
                     pass
+        if not bar.plain:
+            show_curve(run.folder, math.log(run.state.model.config.vocab_size), bar.columns())
         with contextlib.suppress(BrokenPipeError) if signals.received else contextlib.nullcontext():
             print(conclusion(run), flush=True)
     ended = signals.received or (SIGPIPE if unread else 0)
@@ -169,6 +173,7 @@ def introduction(run: Run, origin: str) -> str:
     device = "GPU" if compute.device == "gpu" else f"CPU, {compute.blas.source}"
     windows = f"{config.batch_size * config.grad_accumulation_steps} x {config.context} characters"
     characters, kinds = run.corpus.characters, len(run.corpus.alphabet)
+    kept = planned(run.folder, config.history, run.state.step, config.steps)
     rows = [
         ("model folder", run.folder),
         ("text", f"{run.corpus.name}: {characters:,} characters, {kinds} different"),
@@ -176,6 +181,9 @@ def introduction(run: Run, origin: str) -> str:
         ("training", f"{config.steps:,} steps of {windows}, {config.optimizer}, on {device}"),
         ("settings", origin),
     ]
+    if kept:
+        size = kept * NUMBER * parameters / 1e6
+        rows.append(("history", f"{kept} snapshots of the weights, {size:,.1f} MB in the end; --history off for none"))
     if run.state.step:
         rows.append(("going on from", f"step {run.state.step:,}"))
     hint = [compute.blas.hint] if compute.device == "cpu" and compute.blas.hint else []

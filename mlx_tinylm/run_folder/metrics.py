@@ -5,13 +5,36 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.files import read, unwritable, write_atomically
 from mlx_tinylm.run_folder.folder import METRICS
 
 MOST_STEPS = 10**9  # a line that says more is damaged
+BASELINES = "baselines"  # the key of what validation losses compare with, in the line where they were counted
+BLOCK = 1 << 20  # bytes read at once of a run under way
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The losses of a run so far by step, in nats, and those of guessing and of 1-gram, 2-gram, ... models."""
+
+    training: tuple[tuple[int, float], ...]  # each that of a batch before its update
+    validations: tuple[tuple[int, float], ...]
+    guessing: float | None  # None where nothing was counted yet
+    ngrams: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Increment:
+    """What was added to the metrics of a run; ask again from `next` on."""
+
+    lines: tuple[dict[str, Any], ...]
+    next: int  # bytes
+    restarted: bool  # whether the file has changed before where it was to be read from: these are lines from its start
 
 
 def append(folder: Path, metrics: dict[str, Any]) -> None:
@@ -51,10 +74,51 @@ def progress(folder: Path) -> tuple[int, list[tuple[int, float]]]:
     last, validations = 0, []
     if (folder / METRICS).exists():
         for _, metrics in _lines(folder):
-            last, loss = metrics["step"], metrics.get("val_loss")
-            if isinstance(loss, (int, float)) and abs(loss) <= sys.float_info.max:
-                validations.append((last, float(loss)))
+            last = metrics["step"]
+            if (loss := _number(metrics.get("val_loss"))) is not None:
+                validations.append((last, loss))
     return last, validations
+
+
+def losses(folder: Path) -> Losses:
+    """All losses of a run; raises TinyLMError where there is no file, or one that cannot be read."""
+    training: list[tuple[int, float]] = []
+    validations: list[tuple[int, float]] = []
+    guessing: float | None = None
+    ngrams: tuple[float, ...] = ()
+    for _, metrics in _lines(folder):
+        for key, found in (("loss", training), ("val_loss", validations)):
+            if (loss := _number(metrics.get(key))) is not None:
+                found.append((metrics["step"], loss))
+        if known := _baselines(metrics):
+            guessing, ngrams = known
+    return Losses(tuple(training), tuple(validations), guessing, ngrams)
+
+
+def increment(folder: Path, offset: int = 0, most: int = BLOCK) -> Increment:
+    """The whole lines from byte `offset` on, at most about `most` bytes of them; none where nothing was added.
+
+    Of each, numbers that are finite, and the baselines. A run that is resumed rewrites its last lines: where `offset`
+    is not where a line begins any more, they come from the beginning again.
+    Raises TinyLMError where the file cannot be read.
+    """
+    path = folder / METRICS
+    if not path.exists():
+        return Increment((), 0, restarted=offset > 0)
+    if not path.is_file():  # reading it might never end
+        raise TinyLMError(f"{path}: not a file")
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(offset - 1, 0))
+            restarted = offset > 0 and file.read(1) != b"\n"
+            start = file.seek(0 if restarted else offset)
+            block = file.read(most) + file.readline()
+    except OSError as error:
+        raise TinyLMError(f"{path}: cannot be read ({error.strerror})") from None
+    end = block.rfind(b"\n") + 1
+    found = (_parsed(line) for line in block[:end].splitlines())
+    lines = ({key: value for key, value in metrics.items() if _shown(key, value)} for metrics in found if metrics)
+    return Increment(tuple(lines), start + end, restarted)
 
 
 def _lines(folder: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
@@ -72,3 +136,22 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
         return None
     step = metrics.get("step") if isinstance(metrics, dict) else None
     return metrics if isinstance(step, int) and 0 <= step <= MOST_STEPS else None
+
+
+def _number(value: object) -> float | None:
+    """A finite number; None for anything else."""
+    return float(value) if isinstance(value, (int, float)) and abs(value) <= sys.float_info.max else None
+
+
+def _baselines(metrics: dict[str, Any]) -> tuple[float, tuple[float, ...]] | None:
+    """The losses of guessing and of n-gram models, where a line has them."""
+    found = metrics.get(BASELINES)
+    if not isinstance(found, dict) or not isinstance(found.get("ngrams"), list):
+        return None
+    numbers = [_number(each) for each in (found.get("guessing"), *found["ngrams"])]
+    known = tuple(number for number in numbers if number is not None)
+    return (known[0], known[1:]) if len(known) == len(numbers) else None
+
+
+def _shown(key: str, value: object) -> bool:
+    return _number(value) is not None or (key == BASELINES and _baselines({key: value}) is not None)

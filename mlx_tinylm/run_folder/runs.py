@@ -14,6 +14,7 @@ from mlx_tinylm.model_folder.folder import read_config
 from mlx_tinylm.model_folder.layout import count_parameters
 from mlx_tinylm.model_folder.trained_on import TextRecord
 from mlx_tinylm.run_folder.folder import METRICS, SETTINGS
+from mlx_tinylm.run_folder.history import snapshots
 from mlx_tinylm.run_folder.metrics import lowest, progress
 from mlx_tinylm.run_folder.record import RunRecord
 
@@ -34,6 +35,7 @@ class Run:
     state: str  # UNDER_WAY, STOPPED or DONE
     validations: tuple[tuple[int, float], ...]  # steps and losses in nats
     first_validation: int = 0  # the first step whose validation counts
+    snapshots: tuple[int, ...] = ()  # steps whose weights are kept
 
     @property
     def best(self) -> tuple[int, float] | None:
@@ -54,6 +56,7 @@ class Run:
             "best_loss": loss,
             "best_step": step,
             "validations": [list(each) for each in self.validations],
+            "snapshots": list(self.snapshots),
         }
 
 
@@ -98,7 +101,9 @@ def find_run(folder: Path, config: ModelConfig | None = None) -> Run | DamagedRu
         asked, first = record.settings.steps, record.first_validation
         state = UNDER_WAY if is_locked(folder) else DONE if steps >= asked else STOPPED
         parameters = count_parameters(config or read_config(folder))
-        return Run(folder, _date(folder), record.corpus, parameters, steps, asked, state, tuple(validations), first)
+        kept = tuple(step for step, _ in snapshots(folder))
+        found = tuple(validations)
+        return Run(folder, _date(folder), record.corpus, parameters, steps, asked, state, found, first, kept)
     except TinyLMError as error:
         problem = str(error)
     except OSError as error:

@@ -21,6 +21,7 @@ from mlx_tinylm.backend.devices import Compute
 from mlx_tinylm.backend.mlx_model import MLXModel
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.generation import stream_generate
+from mlx_tinylm.run_folder import metrics
 from mlx_tinylm.run_folder.events import Baselines, Evaluated, Event, Sampled, Saved, Stepped
 from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.sample_config import SampleConfig
@@ -115,6 +116,8 @@ class Run:
                     self.activity, compared = "finishing the baselines", True
                     guessing, ngrams, counted = baselines(self.dataset, state.model.config.vocab_size)
                     yield Baselines(state.step, guessing, ngrams, counted)
+                    line = self.progress.line or {"step": state.step}
+                    self.progress.line = line | {metrics.BASELINES: {"guessing": guessing, "ngrams": ngrams}}
                 yield from self._evaluate()
             if due.sample and not self.stopping:
                 yield from self._sample()

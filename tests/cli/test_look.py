@@ -42,7 +42,7 @@ def test_info_of_a_model(invoke: Invoke) -> None:
     """A summary comes first, then the shape, then a line for each kind of tensor in the order of the model."""
     rows = [line.split(maxsplit=1) for line in invoke("info", "model").stdout.replace("\n\n", "\n").splitlines()]
     names = [row[0] for row in rows]
-    assert names[:6] == ["model", "validation", "steps", "text", "date", "size"]
+    assert names[:7] == ["model", "validation", "steps", "history", "text", "date", "size"]
     assert names[6:13] == ["family", "layers", "heads", "width", "context", "vocabulary", "parameters"]
     assert names[13:] == ["tensor", "wte.weight", "wpe.weight", *GPT2_LAYER, "ln_f.weight", "ln_f.bias"]
     said = dict(rows)

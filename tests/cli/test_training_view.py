@@ -134,6 +134,8 @@ def test_introduction() -> None:
         "model": "gpt2, 1 layers x 8, 992 parameters",
         "training": "10 steps of 10 x 4 characters, muon, on CPU, OpenBLAS 1.2",
         "settings": "preset tiny; --steps 10",
+        # after steps 0, 1, 2, 5 and 10
+        "history": "5 snapshots of the weights, 0.0 MB in the end; --history off for none",
     }
 
     def said() -> list[list[str]]:
@@ -143,11 +145,12 @@ def test_introduction() -> None:
     assert said() == lines
     run.compute.blas.hint = "a faster one can be had"
     run.state.step = 3
+    lines[5][1] = lines[5][1].replace("5", "2")  # those to come, and there are none yet
     assert said() == [*lines, ["going on from", "step 3"], ["a faster one can be had"]]
     run.compute.device = "gpu"
     assert said()[3:] == [
         ["training", "10 steps of 10 x 4 characters, muon, on GPU"],
-        lines[4],
+        *lines[4:],
         ["going on from", "step 3"],
     ]
 

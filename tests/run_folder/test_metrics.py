@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import pytest
 
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.run_folder.metrics import append, best_validation, lowest, progress, truncate
+from mlx_tinylm.run_folder.metrics import (
+    Increment,
+    Losses,
+    append,
+    best_validation,
+    increment,
+    losses,
+    lowest,
+    progress,
+    truncate,
+)
 
 DAMAGED = [b"\xff", b"7", b"[]", b"{}", b'{"step": "1"}', b'{"step": 2, "lo', b"[" * 100_000, b""]
 
@@ -79,3 +91,83 @@ def test_progress(tmp_path: Path) -> None:
     assert progress(tmp_path) == (3, [(1, 3.5), (3, 2.0)])
     assert lowest([(1, 3.5), (3, 2.0), (5, 2.0)]) == (3, 2.0)
     assert lowest([]) is None
+
+
+BASELINES = b'{"step": 2, "baselines": {"guessing": 4.2, "ngrams": [3.3, 2.5]}, "val_loss": 3}'
+
+
+def test_losses(tmp_path: Path) -> None:
+    """All losses by step, and what they compare with; what is no number, and damaged lines, are passed over."""
+    with pytest.raises(TinyLMError, match=r"metrics\.jsonl: no such file"):
+        losses(tmp_path)
+    write(tmp_path, b'{"step": 0, "val_loss": 4}', b'{"step": 1, "loss": 3.5}', *DAMAGED, b'{"step": 2, "loss": "x"}')
+    assert losses(tmp_path) == Losses(((1, 3.5),), ((0, 4.0),), None, ())
+    write(tmp_path, BASELINES, b'{"step": 3, "loss": NaN, "baselines": 3}', b'{"step": 4, "baselines": {"ngrams": []}}')
+    assert losses(tmp_path) == Losses((), ((2, 3.0),), 4.2, (3.3, 2.5))
+    write(tmp_path, b'{"step": 3, "baselines": {"guessing": 4, "ngrams": [null]}}')
+    assert losses(tmp_path).guessing is None
+
+
+def test_a_run_is_watched(tmp_path: Path) -> None:
+    """Each line is told once, when it is whole, however the file grows; nothing is told of one that is not there."""
+    assert increment(tmp_path) == Increment((), 0, False)
+    path = write(tmp_path, b'{"step": 0, "val_loss": 4.0}')
+    first = increment(tmp_path)
+    assert first == Increment(({"step": 0, "val_loss": 4.0},), 29, False)
+    with open(path, "ab") as file:
+        file.write(b'{"step": 1, "lo')
+    assert increment(tmp_path, first.next) == Increment((), 29, False)
+    with open(path, "ab") as file:
+        file.write(b'ss": 3.0}\n{"step": 2, "loss": 2.0}\n')
+    second = increment(tmp_path, first.next)
+    assert [line["step"] for line in second.lines] == [1, 2]
+    assert increment(tmp_path, second.next) == Increment((), path.stat().st_size, False)
+    path.unlink()
+    assert increment(tmp_path, second.next) == Increment((), 0, True)
+
+
+def test_only_what_json_can_say(tmp_path: Path) -> None:
+    """Of a line, finite numbers and whole baselines are told; every answer is JSON as a browser reads it."""
+    write(tmp_path, b'{"step": 1, "loss": NaN, "x": "y", "lr": 1e999, "seconds": 2}', *DAMAGED, BASELINES)
+    found = increment(tmp_path).lines
+    assert found == ({"step": 1, "seconds": 2}, json.loads(BASELINES))
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_run_that_was_resumed_is_told_anew(tmp_path: Path) -> None:
+    """Where a resume rewrote the lines before, and so where a line begins, all lines come again."""
+    lines = [b'{"step": %d, "loss": %d.5}' % (step, step) for step in range(9)]
+    write(tmp_path, *lines)
+    end = increment(tmp_path).next
+    truncate(tmp_path, 4)
+    shorter = increment(tmp_path, end)
+    assert (shorter.restarted, [line["step"] for line in shorter.lines]) == (True, [0, 1, 2, 3, 4])
+    append(tmp_path, {"step": 5, "loss": 5.25, "seconds": 1.0})
+    assert [line["step"] for line in increment(tmp_path, shorter.next).lines] == [5]
+    for step in range(6, 12):
+        append(tmp_path, {"step": step, "loss": 5.25, "seconds": 1.0})
+    assert os.path.getsize(tmp_path / "metrics.jsonl") > end
+    longer = increment(tmp_path, end)
+    assert (longer.restarted, len(longer.lines)) == (True, 12)
+
+
+def test_a_long_run_is_told_in_parts(tmp_path: Path) -> None:
+    """No answer is larger than it may be, and together they are all lines; damage without an end stops nothing."""
+    lines = [b'{"step": %d, "loss": 1.5}' % step for step in range(100)]
+    path = write(tmp_path, *lines[:50], b"x" * 500, *lines[50:])
+    told: list[int] = []
+    offset = 0
+    while offset < path.stat().st_size:
+        part = increment(tmp_path, offset, most=100)
+        assert len(part.lines) <= 5
+        assert part.next > offset
+        told += [line["step"] for line in part.lines]
+        offset = part.next
+    assert told == list(range(100))
+
+
+def test_what_cannot_be_watched(tmp_path: Path) -> None:
+    """What is no file is named, and a pipe is not waited for."""
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    with pytest.raises(TinyLMError, match=r"metrics\.jsonl: not a file"):
+        increment(tmp_path)

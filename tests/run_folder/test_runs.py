@@ -62,6 +62,7 @@ def test_a_finished_run(made: Path) -> None:
     found = json.loads(json.dumps(run.to_json()))
     assert (found["name"], found["steps"], found["best_loss"]) == ("finished", 8, run.best[1] if run.best else None)
     assert found["parameters"] > 1000
+    assert found["snapshots"] == [0, 1, 2, 5, 8]
 
 
 def test_a_run_that_is_not_finished(made: Path) -> None:
