@@ -57,7 +57,7 @@ class ModelPath(FolderPath):
         return path
 
 
-def _or_shipped(context: click.Context, option: click.Parameter, weights: Path | None) -> Path:
+def or_shipped(context: click.Context, option: click.Parameter, weights: Path | None) -> Path:
     from mlx_tinylm.model_folder.folder import shipped_weights
 
     return weights or shipped_weights()
@@ -66,7 +66,7 @@ def _or_shipped(context: click.Context, option: click.Parameter, weights: Path |
 weights_option = click.option(
     "--weights",
     type=ModelPath(),
-    callback=_or_shipped,
+    callback=or_shipped,
     show_default="the Shakespeare model that ships",
     help="A model folder.",
 )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_tinylm.backend.choose import LanguageModel, load_model
-from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.errors import TinyLMError, escaped
 from mlx_tinylm.inside.counter import Counter
 from mlx_tinylm.inside.payload import Payload, measured
 from mlx_tinylm.inside.trace import Head
@@ -24,6 +24,7 @@ from mlx_tinylm.run_folder.runs import find_run
 from mlx_tinylm.run_folder.training_text import text_at_hand, trained_on
 from mlx_tinylm.text.corpus import Corpus
 from mlx_tinylm.text.ids import Dataset, encode
+from mlx_tinylm.text.named_corpora import NAMED
 from mlx_tinylm.text.tokenizer import Tokenizer
 
 MOST_WEIGHTS = 1 << 27  # attention weights in one trace: half a gigabyte
@@ -83,7 +84,7 @@ class Subject:
 
     @functools.cached_property
     def facts(self) -> dict[str, Any]:
-        """What the model is, as a flat object; `loss` is the lowest validation loss in nats, None where it is not known."""
+        """What the model is, as a flat object; `loss` is its lowest validation loss in nats, None if not known."""
         c, run, text = self.model.config, find_run(self.folder.path, self.model.config), None
         with suppress(TinyLMError):
             text = trained_on(self.folder.path)
@@ -110,8 +111,35 @@ class Subject:
             raise TinyLMError("the prompt is empty; give the model something to go on, such as a newline")
         return ids
 
+    def held_out(self, most: int) -> list[int]:
+        """About `most` ids of the held-out text, from the start of a paragraph or line to that of a word.
+
+        An example where that text is not here.
+        """
+        if self.dataset is None or not len(self.dataset.validation):
+            return self.encode(self.tokenizer.example)
+        ids: list[int] = self.dataset.validation[: 4 * most].tolist()
+        texts = [self.vocabulary[id] for id in ids]
+        starts = [i for i in range(1, 3 * most) if "".join(texts[max(0, i - 2) : i]).endswith("\n\n")]
+        lines = [i for i in range(1, 3 * most) if texts[i - 1 : i] and texts[i - 1].endswith("\n")]
+        start = (starts or lines or [0])[0]
+        end = start + min(most, self.longest)
+        words = [i for i in range(start + most // 2, min(end, len(ids))) if texts[i - 2 : i - 1] == [" "]]
+        return ids[start : words[-1] if words else end]
+
+    @property
+    def why_no_counter(self) -> str:
+        """One sentence for the reader where the training text, and so its counter, is not here; "" where it is."""
+        if self.counter is not None:
+            return ""
+        name = self.facts["text"]
+        if name is None:
+            return "No 3-gram counter beside it: nothing says which text the model was trained on."
+        known = f"; fetch it with: mlx-tinylm data {name}" if name in NAMED else ""
+        return f"No 3-gram counter beside it: the training text, {escaped(name)}, is not here{known}."
+
     def look(self, ids: Sequence[int], heads_off: Iterable[Head] = (), counter: bool = True) -> Payload:
-        """All that is measured of at most `longest` ids; the counter beside it where its text is here, and if asked for."""
+        """All that is measured of at most `longest` ids; with `counter` and where its text is here, what that says."""
         return measured(
             self.model,
             ids,

@@ -8,6 +8,7 @@ Shapes: T time, D width, H heads, L layers, V vocabulary.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_tinylm.backend.choose import LanguageModel
+from mlx_tinylm.backend.numpy_model import NARROW
+from mlx_tinylm.backend.numpy_threads import at_most_threads
 from mlx_tinylm.checks import check
 from mlx_tinylm.generation import NOT_FINITE, check_ids
 
@@ -88,7 +91,7 @@ def trace(model: LanguageModel, ids: Sequence[int] | npt.NDArray[Any], heads_off
         )
         off.setdefault(layer, []).append(head)
     parts = parts_of(model)
-    with np.errstate(over="ignore", invalid="ignore"):
+    with _computing(model):
         x = parts.embed(given)
         stream, attention = [parts.array(x)], []
         for layer in range(config.layers):
@@ -109,9 +112,18 @@ def readouts(model: LanguageModel, traced: Trace) -> Iterator[Array]:
     The final norm is computed anew for each stage (nostalgebraist 2020, "interpreting GPT: the logit lens").
     """
     parts = parts_of(model)
-    with np.errstate(over="ignore", invalid="ignore"):
-        for x in traced.stream:
-            yield parts.array(parts.head(parts.from_array(x)))
+    for x in traced.stream:
+        with _computing(model):
+            logits = parts.array(parts.head(parts.from_array(x)))
+        yield logits
+
+
+@contextlib.contextmanager
+def _computing(model: LanguageModel) -> Iterator[None]:
+    """The products of a narrow model are not worth the threads of a BLAS; damaged weights overflow as in MLX."""
+    one = at_most_threads(1) if model.backend == "numpy" and model.config.width <= NARROW else contextlib.nullcontext()
+    with one, np.errstate(over="ignore", invalid="ignore"):
+        yield
 
 
 def embeddings(model: LanguageModel) -> Array:

@@ -1,0 +1,324 @@
+"""The inside of a model as lines for a terminal: the words, the order and the numbers of the page."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlx_tinylm.cli.columns import cut, measure, terminal_width
+from mlx_tinylm.errors import escaped
+from mlx_tinylm.inside.measures import LABELS, probabilities
+from mlx_tinylm.inside.payload import Payload
+
+WIDTH = 80  # columns, where no terminal says otherwise
+NARROWEST, WIDEST = 40, 100
+ROWS = 12  # of bars, and of heads
+EIGHTHS = " ▏▎▍▌▋▊▉█"
+# cividis (Nuñez et al. 2018) at 0, 1 ... 6 bits and more, as the nearest of xterm's 256 colours; from the fourth on
+# ink is black.
+SCALE = (17, 60, 59, 242, 144, 179, 221)
+DARK = 4
+WHAT = {
+    "previous": "the {unit} just before",
+    "line_start": "where this line begins",
+    "same_before": "the same {unit}, earlier",
+    "induction": "what followed the same {unit} earlier",
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    """What the place that is written to can show."""
+
+    width: int = WIDTH
+    colour: bool = False
+    blocks: bool = True  # and dots and arrows
+
+    @classmethod
+    def here(cls) -> Style:
+        """That of stdout: no colour in a pipe, nor where NO_COLOR (no-color.org) or a dumb terminal says so."""
+        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        try:
+            (EIGHTHS + "·⏎→“").encode(sys.stdout.encoding or "ascii")
+            blocks = True
+        except (UnicodeEncodeError, LookupError):
+            blocks = False
+        return cls(min(max(terminal_width() or WIDTH, NARROWEST), WIDEST), colour, blocks)
+
+    def title(self, text: str) -> str:
+        return f"\x1b[1m{text}\x1b[0m" if self.colour else text
+
+    def muted(self, text: str) -> str:
+        return f"\x1b[2m{text}\x1b[0m" if self.colour and text else text
+
+    def prose(self, text: str) -> list[str]:
+        """A paragraph of at most 76 columns."""
+        return [self.muted(line) for line in textwrap.wrap(self.plain(text), min(self.width, 76))]
+
+    def plain(self, text: str) -> str:
+        return text if self.blocks else text.replace("“", '"').replace("”", '"')
+
+    def bar(self, share: float, width: int) -> str:
+        """A bar of `share` of `width`, in eighths of a column."""
+        eighths = round(share * width * 8)
+        if not self.blocks:
+            return "#" * round(eighths / 8)
+        return "█" * (eighths // 8) + EIGHTHS[eighths % 8].strip()
+
+    def glyph(self, text: str) -> str:
+        """A token's text, its white space visible."""
+        space, newline, tab = ("·", "⏎", "→") if self.blocks else ("_", "\\n", "\\t")
+        return escaped(text.replace("\r\n", "\n"), keep="\n\t").replace(" ", space).replace("\n", newline).replace(
+            "\t", tab
+        ) or ("∅" if self.blocks else "?")
+
+    def spoken(self, text: str) -> str:
+        """A token in a sentence."""
+        return {" ": "space", "\n": "newline", "\t": "tab"}.get(text) or self.plain(f"“{self.glyph(text)}”")
+
+
+def percent(p: float) -> str:
+    """As the page writes a probability: two digits, and what is smaller says so."""
+    return "<0.01%" if 0 < p < 0.00005 else f"{100 * p:.2f}%"
+
+
+def bits(nats: float) -> float:
+    return nats / math.log(2)
+
+
+def mean_surprise(payload: Payload) -> float | None:
+    """In nats, of all but the first; None of a single one."""
+    values = payload.tensors["surprise"][1:]
+    return float(values.mean(dtype=np.float64)) if len(values) else None
+
+
+def inspection(payload: Payload, style: Style, *, why_no_counter: str = "", whole: Payload | None = None) -> str:
+    """All of it. `whole` is what the same text gives with no head switched off."""
+    sections = [facts(payload, style)]
+    if whole is not None:
+        sections.append(without(payload, whole, style))
+    sections += [next_id(payload, style, why_no_counter), surprise(payload, style), layers(payload, style)]
+    sections.append(heads(payload, style))
+    return "\n\n".join("\n".join(line.rstrip() for line in lines) for lines in sections)
+
+
+def facts(payload: Payload, style: Style) -> list[str]:
+    m = payload.meta["model"]
+    loss = f", loss {m['loss']:.4f}" if m["loss"] is not None else ""
+    text = (
+        f"{m['family']}, {m['layers']} layers x width {m['width']}, {m['heads']} heads each, "
+        f"{m['parameters']:,} parameters{loss}, {m['backend']}"
+    )
+    return [style.title(escaped(m["name"])), *style.prose(text)]
+
+
+def without(payload: Payload, whole: Payload, style: Style) -> list[str]:
+    """What switching heads off changes in the loss."""
+    names = ", ".join(f"layer {layer + 1} head {head + 1}" for layer, head in payload.meta["heads_off"])
+    lines = [style.title(f"Switched off: {names}")]
+    now, then = mean_surprise(payload), mean_surprise(whole)
+    if now is not None and then is not None:
+        verb = "rises" if now > then else "falls"
+        unit = payload.meta["model"]["unit"]
+        lines += style.prose(
+            f"The loss of this prompt {verb} from {bits(then):.2f} to {bits(now):.2f} bits a {unit}. "
+            "All that follows is what the model computes without."
+        )
+    return lines
+
+
+def next_id(payload: Payload, style: Style, why_no_counter: str) -> list[str]:
+    """The bars of the next id, the counter's beside them."""
+    unit, texts, vocabulary = payload.meta["model"]["unit"], payload.texts, payload.meta["vocabulary"]
+    model = probabilities(payload.tensors["logits"][-1])
+    counter = payload.tensors["counter"][-1] if "counter" in payload.tensors else None
+    told = f"The probability of each of {len(vocabulary):,} {unit}s to come after {style.spoken(''.join(texts[-20:]))}."
+    if counter is not None:
+        told += (
+            f" Beside it a 3-gram counter's, which only counts what followed {style.spoken(''.join(texts[-2:]))} in "
+            "the training text."
+        )
+    lines = [style.title(f"Next {unit}"), *style.prose(told), ""]
+    order = np.argsort(-model, kind="stable")
+    shown, rest = order[:ROWS], order[ROWS:]
+    columns = [model] if counter is None else [model, counter]
+    glyphs = [cut(style.glyph(vocabulary[id]), 12) for id in shown]
+    more = f"{len(rest):,} more"
+    label = max(map(measure, [*glyphs, more]))
+    # label, and for each column: two spaces, 7 of percent, one space, the bar
+    room = max((style.width - label) // len(columns) - 10, 4)
+    most = max(float(column[shown].max()) for column in columns)
+    heads = ["model", "3-gram counter"][: len(columns)]
+    lines.append(style.muted(" " * label + "".join(f"  {head:>7} {'':<{room}}"[: room + 10] for head in heads)))
+    for id, glyph in zip(shown, glyphs, strict=True):
+        cells = [(percent(float(c[id])), style.bar(float(c[id]) / most, room)) for c in columns]
+        lines.append(_padded(glyph, label) + "".join(f"  {number:>7} {bar:<{room}}" for number, bar in cells))
+    if len(rest):
+        lines.append(
+            _padded(more, label) + "".join(f"  {percent(float(c[rest].sum())):>7} {'':<{room}}" for c in columns)
+        )
+    return [*lines, *style.prose(why_no_counter)] if why_no_counter and counter is None else lines
+
+
+def surprise(payload: Payload, style: Style) -> list[str]:
+    """The prompt, each id coloured by its surprise, or with a digit below."""
+    unit, mean = payload.meta["model"]["unit"], mean_surprise(payload)
+    lines = [style.title("Surprise")]
+    if mean is None:
+        return lines + style.prose(f"The prompt is a single {unit}: nothing stands before it, so nothing was expected.")
+    lines += style.prose(
+        f"How little each {unit} was expected, in bits: 0 is certain, 1 a coin's toss, 6 one of 64 alike. On average "
+        f"{bits(mean):.2f} bits a {unit}, a loss of {mean:.4f} nats. The first has nothing before it."
+    )
+    values = [bits(float(value)) for value in payload.tensors["surprise"]]
+    lines.append("")
+    for row in _rows([style.glyph(text) for text in payload.texts], payload.texts, min(style.width, WIDTH)):
+        if style.colour:
+            lines.append("".join(_painted(glyph, values[i]) for i, glyph in row))
+        else:
+            lines.append("".join(glyph for _, glyph in row))
+            lines.append("".join(_padded(_digit(values[i]), measure(glyph)) for i, glyph in row))
+    if style.colour:
+        steps = [f" {step}{'+' if step == len(SCALE) - 1 else ''} " for step in range(len(SCALE))]
+        lines += ["", "bits " + "".join(_painted(text, step) for step, text in enumerate(steps))]
+    else:
+        lines += ["", *style.prose(f"The digit under a {unit} is its surprise in bits; 9 is 9 or more.")]
+    return lines
+
+
+def _rows(glyphs: Sequence[str], texts: Sequence[str], width: int) -> Iterator[list[tuple[int, str]]]:
+    """Places and glyphs, a row for each line of the text or as much as fits."""
+    row: list[tuple[int, str]] = []
+    used = 0
+    for i, glyph in enumerate(glyphs):
+        if row and used + measure(glyph) > width:
+            yield row
+            row, used = [], 0
+        row.append((i, glyph))
+        used += measure(glyph)
+        if texts[i].endswith("\n"):
+            yield row
+            row, used = [], 0
+    if row:
+        yield row
+
+
+def _digit(value: float) -> str:
+    return " " if math.isnan(value) else str(min(round(value), 9))
+
+
+def _painted(glyph: str, value: float) -> str:
+    if math.isnan(value):
+        return glyph
+    step = min(round(value), len(SCALE) - 1)
+    return f"\x1b[48;5;{SCALE[step]};38;5;{231 if step < DARK else 16}m{glyph}\x1b[0m"
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - measure(text))
+
+
+def layers(payload: Payload, style: Style) -> list[str]:
+    """The lens at the last position."""
+    unit, vocabulary = payload.meta["model"]["unit"], payload.meta["vocabulary"]
+    top, chances = payload.tensors["lens_top"][:, -1], payload.tensors["lens_top_p"][:, -1]
+    best = int(top[-1, 0])
+    lines = [style.title("Layer by layer")]
+    lines += style.prose(
+        f"The numbers at {style.spoken(payload.texts[-1])}, the end of the prompt, read as though the model ended "
+        f"there: after the embedding (what it has for that {unit} alone), each attention (a look at the past) and each "
+        f"MLP (work on what was found). In each row the likeliest {unit}s; rank is the place of "
+        f"{style.spoken(vocabulary[best])}, in the end the first."
+    )
+    stages = ["embedding", *(f"{n // 2 + 1} + {'MLP' if n % 2 else 'attention'}" for n in range(len(top) - 1))]
+    wide = max(map(len, stages))
+    shown = [
+        [(cut(style.glyph(vocabulary[id]), 8), percent(float(p))) for id, p in zip(*row, strict=True) if id >= 0]
+        for row in zip(top, chances, strict=True)
+    ]
+    label = max(measure(glyph) for row in shown for glyph, _ in row)
+    count = max(1, (style.width - wide - 6) // (label + 10))
+    lines += ["", style.muted(f"{'after':<{wide}}  rank")]
+    for n, (stage, row) in enumerate(zip(stages, shown, strict=True)):
+        cells = "".join(f"  {_padded(glyph, label)} {p:>7}" for glyph, p in row[:count])
+        lines.append(f"{stage:<{wide}}  {_rank(payload, n, best):>4}{cells}")
+    note = "A lens is not the model's thought: only the last row was trained to answer."
+    if top[0, 0] == payload.tensors["ids"][-1]:
+        note += f" The embedding by itself names the {unit} that it stands for."
+    return [*lines, "", *style.prose(note)]
+
+
+def _rank(payload: Payload, stage: int, id: int) -> str:
+    """From 1, of an id at the last position; empty where it was not measured."""
+    if "lens_ranks" in payload.tensors:
+        return str(int(payload.tensors["lens_ranks"][stage, -1, id]) + 1)
+    places = np.flatnonzero(payload.tensors["lens_top"][stage, -1] == id)
+    return str(int(places[0]) + 1) if len(places) else ">5"
+
+
+def heads(payload: Payload, style: Style) -> list[str]:
+    """The heads that do something nameable, and how strongly."""
+    m, named = payload.meta["model"], payload.meta["heads"]
+    lines = [style.title("Attention")]
+    said = (
+        f"At every {m['unit']} each of the {m['layers']} x {m['heads']} heads spreads a weight of 100% over the "
+        f"{m['unit']}s so far. "
+    )
+    said += (
+        "Those that do something with a name in this prompt, by their mean weight on it:"
+        if named
+        else ("None does something that has a name in this prompt.")
+    )
+    lines += style.prose(said)
+    if named:
+        lines.append("")
+    what = {kind: text.format(unit=m["unit"]) for kind, text in WHAT.items()}
+    label = max((len(what[head["name"]]) for head in named), default=0)
+    where = len(f"layer {m['layers']} head {m['heads']}")
+    for head in named[:ROWS]:
+        place = f"layer {head['layer'] + 1} head {head['head'] + 1}"
+        room = max(4, min(style.width, WIDTH) - where - label - 12)
+        bar = style.bar(head["score"], room)
+        lines.append(f"{place:<{where}}  {what[head['name']]:<{label}}  {percent(head['score']):>6} {bar}")
+    if len(named) > ROWS:
+        lines.append(f"{len(named) - ROWS} more, which --json lists")
+    lines += [""] if named else []
+    return [
+        *lines,
+        *style.prose(_not_found(payload)),
+        *style.prose("Weight is not importance: --head-off LAYER.HEAD switches a head off and shows what changes."),
+    ]
+
+
+def _not_found(payload: Payload) -> str:
+    """The kinds of heads that no head is, and those of which such a prompt says nothing."""
+    scores, even, kinds = payload.tensors["head_scores"], payload.tensors["head_even"], payload.meta["kinds"]
+    found = {head["name"] for head in payload.meta["heads"]}
+    said = []
+    missing = [(n, kind) for n, kind in enumerate(kinds) if kind not in found]
+    for n, kind in missing:
+        if not math.isnan(even[n]):
+            layer, head = np.unravel_index(np.argmax(scores[:, :, n]), scores.shape[:2])
+            said.append(
+                f"No head of the kind “{_label(kind, payload)}”: the most is {percent(float(scores[layer, head, n]))} "
+                f"(layer {layer + 1} head {head + 1}), and {percent(float(even[n]))} if it weighed all alike."
+            )
+    unknown = [f"“{_label(kind, payload)}”" for n, kind in missing if math.isnan(even[n])]
+    if unknown:
+        said.append(f"The prompt is too short to tell: {_and(unknown)}.")
+    return " ".join(said)
+
+
+def _label(kind: str, payload: Payload) -> str:
+    return LABELS[kind].replace("character", payload.meta["model"]["unit"])
+
+
+def _and(parts: Iterable[str]) -> str:
+    *first, last = parts
+    return f"{', '.join(first)} and {last}" if first else last
