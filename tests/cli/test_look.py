@@ -43,8 +43,8 @@ def test_info_of_a_model(invoke: Invoke) -> None:
     rows = [line.split(maxsplit=1) for line in invoke("info", "model").stdout.replace("\n\n", "\n").splitlines()]
     names = [row[0] for row in rows]
     assert names[:7] == ["model", "validation", "steps", "history", "text", "date", "size"]
-    assert names[6:13] == ["family", "layers", "heads", "width", "context", "vocabulary", "parameters"]
-    assert names[13:] == ["tensor", "wte.weight", "wpe.weight", *GPT2_LAYER, "ln_f.weight", "ln_f.bias"]
+    assert names[7:14] == ["family", "layers", "heads", "width", "context", "vocabulary", "parameters"]
+    assert names[14:] == ["tensor", "wte.weight", "wpe.weight", *GPT2_LAYER, "ln_f.weight", "ln_f.bias"]
     said = dict(rows)
     assert re.fullmatch(r"loss +\d\.\d{4} after step 4", said["validation"])
     assert (said["steps"], said["text"].split(", ")[1]) == ("4 of 4, done", "2,000 characters")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import json
 import os
 import re
 import shlex
@@ -253,6 +254,25 @@ def test_a_whole_run(capsys: pytest.CaptureFixture[str]) -> None:
     out, err = capsys.readouterr()
     assert out == conclusion(run) + "\n"
     assert err.startswith(f"something to know\n{introduction(run_of(0), 'preset tiny')}\nstep 1/10: ")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_curve_at_the_end(
+    terminal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run on a terminal ends with its curve, all its steps in it, those before it was resumed too; a log does not."""
+    lines = ({"step": step, "loss": 2 - step / 20} for step in range(1, 11))
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = run_of(8, events=[Stepped(9, 1.75, 1.0), Stepped(10, 1.5, 1.0)])
+    run.folder = tmp_path
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: terminal)
+    monkeypatch.setattr(sys, "stderr", screen)
+    show_training(contextlib.nullcontext(run), "")
+    assert capsys.readouterr().out == conclusion(run) + "\n"
+    drawn = screen.getvalue().split("loss in nats")
+    assert len(drawn) == 1 + terminal
+    assert (" 1.95 │" in drawn[0], "step 10\n" in drawn[0]) == (terminal, terminal)
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

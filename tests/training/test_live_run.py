@@ -28,6 +28,7 @@ from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.model_folder.layout import transposed
 from mlx_tinylm.model_folder.tensor_files import read_safetensors
 from mlx_tinylm.run_folder.events import Baselines, Evaluated, Sampled, Saved, Stepped
+from mlx_tinylm.run_folder.metrics import losses as recorded_losses
 from mlx_tinylm.training import checkpoint, live_run, resumption, run
 from mlx_tinylm.training.state import device_failures
 from mlx_tinylm.training.step import Step, make_step
@@ -169,6 +170,9 @@ def test_what_losses_compare_with(tmp_path: Path, text: Path) -> None:
     assert compared.guessing == pytest.approx(np.log(len(set(words)) + 1))
     assert compared.characters == int(0.9 * len(words))
     assert compared.guessing > compared.ngrams[0] > compared.ngrams[2]
+    kept = recorded_losses(tmp_path / "run")  # whoever looks at the run need not count again
+    assert (kept.guessing, kept.ngrams) == (compared.guessing, compared.ngrams)
+    assert [line["step"] for line in metrics(tmp_path / "run") if "baselines" in line] == [3]
 
 
 def test_weights_that_were_not_validated_are_better_than_random_ones(tmp_path: Path, text: Path) -> None:
