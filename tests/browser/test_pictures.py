@@ -7,8 +7,9 @@ import json
 import math
 import threading
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -22,7 +23,7 @@ CSP = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' d
 
 
 class Modules(http.server.SimpleHTTPRequestHandler):
-    extensions_map = {".js": "text/javascript", ".css": "text/css"}
+    extensions_map: ClassVar[dict[str, str]] = {".js": "text/javascript", ".css": "text/css"}
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args, directory=str(PAGE))
@@ -66,7 +67,7 @@ def document(request: pytest.FixtureRequest, browser: Any, address: str) -> Iter
 
 def run(page: Any, module: str, body: str, *given: Any) -> Any:
     """What `body` returns, with the exports of a module as `m` and plain data as `given`."""
-    program = "async ([path, given]) => { const m = await import(path); %s }" % body
+    program = f"async ([path, given]) => {{ const m = await import(path); {body} }}"
     return page.evaluate(program, [f"/{module}", list(given)])
 
 
@@ -75,7 +76,7 @@ def test_the_sequential_scale_only_ever_goes_away_from_the_ground(document: Any)
     light = run(document, "scale.js", "return Array.from({length: 101}, (_, i) => m.luminance(m.sequential(i / 100)))")
     if run(document, "scale.js", "return m.isDark()"):
         light = light[::-1]
-    assert all(later <= earlier for earlier, later in zip(light, light[1:], strict=False))
+    assert all(later <= earlier for earlier, later in pairwise(light))
     assert light[0] - light[-1] > 0.7
 
 
@@ -127,7 +128,7 @@ def test_smoothing_leaves_a_constant_alone_and_has_no_start_of_its_own(document:
 def test_labels_at_the_right_end_never_cover_each_other(document: Any) -> None:
     """Reference lines that lie close get labels a line apart, in the order of their values, inside the picture."""
     placed = run(document, "curve.js", "return m.apart(given[0], 14, 0, 300)", [290, 291, 150, 289.5, 10])
-    for lower, higher in zip(sorted(placed), sorted(placed)[1:], strict=False):
+    for lower, higher in pairwise(sorted(placed)):
         assert higher - lower >= 14
     assert max(placed) <= 300
     assert sorted(range(5), key=placed.__getitem__) == [4, 2, 3, 0, 1]
@@ -171,7 +172,8 @@ def test_the_future_is_blank_and_not_zero(document: Any) -> None:
         "triangle.js",
         """const colours = m.palette((x) => [Math.round(255 * x), 0, 0]);
            const {image, cell, side} = m.triangleImage(new Uint8Array([255, 0, 255, 128, 0, 127]), 3, 31, colours);
-           const at = (row, column) => [...image.data.slice(4 * ((row * cell + 4) * side + column * cell + 4)).slice(0, 4)];
+           const place = (row, column) => 4 * ((row * cell + 4) * side + column * cell + 4);
+           const at = (row, column) => [...image.data.slice(place(row, column), place(row, column) + 4)];
            return [cell, side, at(0, 1), at(1, 2), at(1, 0), at(2, 2)]""",
     )
     assert alpha == [10, 30, [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 255], [180, 0, 0, 255]]
@@ -183,7 +185,8 @@ def test_more_rows_than_pixels_keep_the_largest_weight(document: Any) -> None:
         document,
         "triangle.js",
         """const weights = new Uint8Array(m.rowStart(500)); weights[m.rowStart(301) + 7] = 255;
-           const {image, share, side} = m.triangleImage(weights, 500, 100, m.palette((x) => [Math.round(255 * x), 0, 0]));
+           const colours = m.palette((x) => [Math.round(255 * x), 0, 0]);
+           const {image, share, side} = m.triangleImage(weights, 500, 100, colours);
            return [share, side, image.data[4 * (Math.floor(301 / share) * side + Math.floor(7 / share))]]""",
     )
     assert seen == [5, 100, 255]
@@ -196,10 +199,10 @@ def test_white_space_is_seen_and_copied_as_what_it_is(document: Any) -> None:
         "text_data.js",
         """const text = m.textData({label: "text", onSelect() {}});
            document.body.append(text.element);
-           text.update({tokens: ["a", " ", "b", "\\n"], values: [0, 0.5, 1, null], selected: 1, describe: (i) => [String(i)]});
+           text.update({tokens: ["a", " ", "b", "\\n"], values: [0, 0.5, 1, null], selected: 1, describe: () => []});
            const range = document.createRange(); range.selectNodeContents(text.grid);
            getSelection().removeAllRanges(); getSelection().addRange(range);
-           const event = new ClipboardEvent("copy", {clipboardData: new DataTransfer(), bubbles: true, cancelable: true});
+           const event = new ClipboardEvent("copy", {clipboardData: new DataTransfer(), cancelable: true});
            text.grid.dispatchEvent(event);
            return [text.grid.textContent, event.clipboardData.getData("text/plain")]""",
     )
@@ -213,7 +216,8 @@ def test_text_that_looks_like_html_stays_text(document: Any) -> None:
         "text_data.js",
         """const text = m.textData({label: "text", onSelect() {}});
            document.body.append(text.element);
-           text.update({tokens: ["<img src=x onerror=alert(1)>"], values: [0.5], selected: 0, describe: () => ["<b>x</b>"]});
+           const tokens = ["<img src=x onerror=alert(1)>"];
+           text.update({tokens, values: [0.5], selected: 0, describe: () => ["<b>x</b>"]});
            return [document.querySelectorAll("img, b").length, text.grid.textContent]""",
     )
     assert seen == [0, "<img·src=x·onerror=alert(1)>"]
@@ -228,8 +232,9 @@ def test_a_picture_has_the_devices_pixels_and_a_table(browser: Any, address: str
     run(
         page,
         "canvas.js",
-        """const shown = m.picture({name: "squares", label: () => "two squares", height: () => 100, draw: ({context}) => context.fillRect(0, 0, 3, 3),
-             table: () => [["n", "square"], [[2, 4], [3, 9]]], json: () => ({squares: [4, 9]})});
+        """const shown = m.picture({name: "squares", label: () => "two squares", height: () => 100,
+             draw: ({context}) => context.fillRect(0, 0, 3, 3), table: () => [["n", "square"], [[2, 4], [3, 9]]],
+             json: () => ({squares: [4, 9]})});
            document.body.append(shown.element); shown.redraw()""",
     )
     canvas = page.get_by_role("img", name="two squares")
@@ -255,7 +260,9 @@ def test_what_is_no_canvas_can_be_saved_as_a_picture(document: Any) -> None:
         document,
         "dom_picture.js",
         """const box = document.createElement("div"), one = box.appendChild(document.createElement("span"));
-           box.style.width = "200px"; one.textContent = "      x"; one.style.backgroundColor = "rgb(10, 120, 200)"; one.style.display = "block";
+           Object.assign(box.style, {width: "200px"});
+           Object.assign(one.style, {display: "block", backgroundColor: "rgb(10, 120, 200)"});
+           one.textContent = "x";
            document.body.append(box);
            const canvas = m.domPicture(box);
            return [[10, 120, 200, 255], [...canvas.getContext("2d").getImageData(150, 4, 1, 1).data]]""",
