@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from mlx_tinylm.checks import check
 from mlx_tinylm.cli import terminal
 from mlx_tinylm.cli.options import ModelPath, backend_option, json_option, or_shipped
 from mlx_tinylm.cli.pages import Fitted
+from mlx_tinylm.errors import TinyLMError
 
 if TYPE_CHECKING:
     from mlx_tinylm.inside.payload import Payload
@@ -32,8 +35,16 @@ class HeadNumber(click.ParamType):  # type: ignore[type-arg]  # generic since cl
         return int(found[1]) - 1, int(found[2]) - 1
 
 
+def chosen(context: click.Context, argument: click.Parameter, weights: Path | None) -> Path:
+    """The folder that is meant; a prompt without its option is told by its not being there."""
+    if weights is not None and not weights.exists():
+        near = f"mlx-tinylm inspect --prompt {shlex.quote(str(weights))}"
+        raise TinyLMError(f"{weights}: no such model folder; if it is a prompt: {near}")
+    return or_shipped(context, argument, weights)
+
+
 @click.command("inspect", cls=Fitted)
-@click.argument("weights", type=ModelPath(), required=False, callback=or_shipped)
+@click.argument("weights", type=ModelPath(), required=False, callback=chosen)
 @click.option(
     "--prompt", show_default="lines that the model was not trained on", help="The text to read; - reads stdin."
 )
@@ -71,6 +82,10 @@ def inspect(
             f"these are its last {subject.longest:,}"
         )
         ids = ids[-subject.longest :]
+    for layer, head in head_off:
+        c = subject.model.config
+        here = layer < c.layers and head < c.heads
+        check(here, f"no head {layer + 1}.{head + 1}: there are {c.layers} layers of {c.heads} heads")
     payload = subject.look(ids, head_off)
     if html is not None:
         from mlx_tinylm.inside.saved_page import save_page

@@ -20,10 +20,11 @@ WIDTH = 80  # columns, where no terminal says otherwise
 NARROWEST, WIDEST = 40, 100
 ROWS = 12  # of bars, and of heads
 EIGHTHS = " ▏▎▍▌▋▊▉█"
-# cividis (Nuñez et al. 2018) at 0, 1 ... 6 bits and more, as the nearest of xterm's 256 colours; from the fourth on
-# ink is black.
-SCALE = (17, 60, 59, 242, 144, 179, 221)
-DARK = 4
+# From blue over grey to yellow as in cividis (Nuñez et al. 2018), each lighter than the one before, of xterm's 256
+# colours: for 0, 1 ... 5 bits and more. On the first two ink is white.
+SCALE = (17, 60, 102, 144, 185, 227)
+DARK = 2
+ORANGE = 208  # what the model does
 WHAT = {
     "previous": "the {unit} just before",
     "line_start": "where this line begins",
@@ -56,6 +57,13 @@ class Style:
 
     def muted(self, text: str) -> str:
         return f"\x1b[2m{text}\x1b[0m" if self.colour and text else text
+
+    def cut(self, text: str, width: int) -> str:
+        found = cut(text, width)
+        return found if self.blocks else found.replace("…", "~")
+
+    def orange(self, text: str) -> str:
+        return f"\x1b[38;5;{ORANGE}m{text}\x1b[0m" if self.colour else text
 
     def prose(self, text: str) -> list[str]:
         """A paragraph of at most 76 columns."""
@@ -138,7 +146,7 @@ def next_id(payload: Payload, style: Style, why_no_counter: str) -> list[str]:
     unit, texts, vocabulary = payload.meta["model"]["unit"], payload.texts, payload.meta["vocabulary"]
     model = probabilities(payload.tensors["logits"][-1])
     counter = payload.tensors["counter"][-1] if "counter" in payload.tensors else None
-    told = f"The probability of each of {len(vocabulary):,} {unit}s to come after {style.spoken(''.join(texts[-20:]))}."
+    told = f"The probability of each of {len(vocabulary):,} {unit}s to come after {_end(payload, style)}."
     if counter is not None:
         told += (
             f" Beside it a 3-gram counter's, which only counts what followed {style.spoken(''.join(texts[-2:]))} in "
@@ -148,7 +156,7 @@ def next_id(payload: Payload, style: Style, why_no_counter: str) -> list[str]:
     order = np.argsort(-model, kind="stable")
     shown, rest = order[:ROWS], order[ROWS:]
     columns = [model] if counter is None else [model, counter]
-    glyphs = [cut(style.glyph(vocabulary[id]), 12) for id in shown]
+    glyphs = [style.cut(style.glyph(vocabulary[id]), 12) for id in shown]
     more = f"{len(rest):,} more"
     label = max(map(measure, [*glyphs, more]))
     # label, and for each column: two spaces, 7 of percent, one space, the bar
@@ -157,13 +165,20 @@ def next_id(payload: Payload, style: Style, why_no_counter: str) -> list[str]:
     heads = ["model", "3-gram counter"][: len(columns)]
     lines.append(style.muted(" " * label + "".join(f"  {head:>7} {'':<{room}}"[: room + 10] for head in heads)))
     for id, glyph in zip(shown, glyphs, strict=True):
-        cells = [(percent(float(c[id])), style.bar(float(c[id]) / most, room)) for c in columns]
-        lines.append(_padded(glyph, label) + "".join(f"  {number:>7} {bar:<{room}}" for number, bar in cells))
+        cells = [f"  {percent(float(c[id])):>7} {style.bar(float(c[id]) / most, room):<{room}}" for c in columns]
+        lines.append(_padded(glyph, label) + style.orange(cells[0]) + "".join(cells[1:]))
     if len(rest):
         lines.append(
             _padded(more, label) + "".join(f"  {percent(float(c[rest].sum())):>7} {'':<{room}}" for c in columns)
         )
     return [*lines, *style.prose(why_no_counter)] if why_no_counter and counter is None else lines
+
+
+def _end(payload: Payload, style: Style) -> str:
+    """The last words of the prompt."""
+    texts = payload.texts
+    spoken = style.spoken("".join(texts[-20:]))
+    return spoken if len(texts) <= 20 else spoken.replace("“", "“…", 1).replace('"', '"...', 1)
 
 
 def surprise(payload: Payload, style: Style) -> list[str]:
@@ -173,7 +188,7 @@ def surprise(payload: Payload, style: Style) -> list[str]:
     if mean is None:
         return lines + style.prose(f"The prompt is a single {unit}: nothing stands before it, so nothing was expected.")
     lines += style.prose(
-        f"How little each {unit} was expected, in bits: 0 is certain, 1 a coin's toss, 6 one of 64 alike. On average "
+        f"How little each {unit} was expected, in bits: 0 is certain, 1 a coin's toss, 5 one of 32 alike. On average "
         f"{bits(mean):.2f} bits a {unit}, a loss of {mean:.4f} nats. The first has nothing before it."
     )
     values = [bits(float(value)) for value in payload.tensors["surprise"]]
@@ -239,7 +254,7 @@ def layers(payload: Payload, style: Style) -> list[str]:
     stages = ["embedding", *(f"{n // 2 + 1} + {'MLP' if n % 2 else 'attention'}" for n in range(len(top) - 1))]
     wide = max(map(len, stages))
     shown = [
-        [(cut(style.glyph(vocabulary[id]), 8), percent(float(p))) for id, p in zip(*row, strict=True) if id >= 0]
+        [(style.cut(style.glyph(vocabulary[id]), 8), percent(float(p))) for id, p in zip(*row, strict=True) if id >= 0]
         for row in zip(top, chances, strict=True)
     ]
     label = max(measure(glyph) for row in shown for glyph, _ in row)
@@ -288,12 +303,8 @@ def heads(payload: Payload, style: Style) -> list[str]:
         lines.append(f"{place:<{where}}  {what[head['name']]:<{label}}  {percent(head['score']):>6} {bar}")
     if len(named) > ROWS:
         lines.append(f"{len(named) - ROWS} more, which --json lists")
-    lines += [""] if named else []
-    return [
-        *lines,
-        *style.prose(_not_found(payload)),
-        *style.prose("Weight is not importance: --head-off LAYER.HEAD switches a head off and shows what changes."),
-    ]
+    note = "Weight is not importance: --head-off LAYER.HEAD switches a head off and shows what changes."
+    return [*lines, "", *style.prose(_not_found(payload)), *style.prose(note)]
 
 
 def _not_found(payload: Payload) -> str:
@@ -311,7 +322,7 @@ def _not_found(payload: Payload) -> str:
             )
     unknown = [f"“{_label(kind, payload)}”" for n, kind in missing if math.isnan(even[n])]
     if unknown:
-        said.append(f"The prompt is too short to tell: {_and(unknown)}.")
+        said.append(f"Too few places in this prompt to tell: {_and(unknown)}.")
     return " ".join(said)
 
 

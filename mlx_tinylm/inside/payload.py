@@ -94,12 +94,13 @@ def measured(
     model: LanguageModel,
     ids: Sequence[int] | Array,
     *,
+    prompt: str,
     vocabulary: Sequence[str],
     facts: Mapping[str, Any],
     counter: Counter | None = None,
     heads_off: Iterable[Head] = (),
 ) -> Payload:
-    """Read `ids` (T,) and measure all there is; raises TinyLMError as `trace.trace` does."""
+    """Read `ids` (T,), of the text `prompt`, and measure all there is; raises TinyLMError as `trace.trace` does."""
     off = sorted({(int(layer), int(head)) for layer, head in heads_off})
     found = trace(model, ids, off)
     newlines = [id for id, text in enumerate(vocabulary) if "\n" in text]
@@ -125,7 +126,7 @@ def measured(
         "model": dict(facts),
         "vocabulary": list(vocabulary),
         "suppressed": list(model.config.suppressed),
-        "prompt": "".join(vocabulary[id] for id in found.ids),
+        "prompt": prompt,
         "newlines": newlines,
         "kinds": list(measures.KINDS),
         "heads": [asdict(head) for head in measures.named_heads(scores, even)],

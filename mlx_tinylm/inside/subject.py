@@ -29,6 +29,11 @@ from mlx_tinylm.text.tokenizer import Tokenizer
 
 MOST_WEIGHTS = 1 << 27  # attention weights in one trace: half a gigabyte
 MOST_LOGITS = 1 << 25  # and logits
+# The byte that each character of a byte-level token's name stands for (Radford et al. 2019): a printable one of
+# Latin-1 itself, the others in their order from 256 on.
+_PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+_OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
+BYTES = {chr(byte): byte for byte in _PRINTABLE} | {chr(256 + n): byte for n, byte in enumerate(_OTHERS)}
 
 
 @dataclass(frozen=True)
@@ -143,6 +148,7 @@ class Subject:
         return measured(
             self.model,
             ids,
+            prompt=self.tokenizer.decode(ids),
             vocabulary=self.vocabulary,
             facts=self.facts,
             counter=self.counter if counter else None,
@@ -153,12 +159,14 @@ class Subject:
 def token_texts(tokenizer: Tokenizer, vocab_size: int) -> tuple[str, ...]:
     """The text of each id; the name of one that stands for none, as the end of a text; "" behind the tokenizer's last.
 
-    A token that ends inside a character has no text of its own: its name in the tokenizer stands for it.
+    A token that begins or ends inside a character has no text of its own: escapes show its bytes.
     """
     alphabet = tokenizer.alphabet or ""
     texts = list(alphabet)
     for id in range(len(alphabet), min(tokenizer.vocab_size, vocab_size)):
-        name = tokenizer.inner.id_to_token(id)
+        name: str = tokenizer.inner.id_to_token(id) or ""
         text = "" if alphabet else tokenizer.decode([id])
-        texts.append(text if text and "\ufffd" not in text else name or "")
+        if "\ufffd" in text and BYTES.keys() >= set(name):
+            text = bytes(BYTES[character] for character in name).decode(errors="backslashreplace")
+        texts.append(text or name)
     return tuple(texts + [""] * (vocab_size - len(texts)))
