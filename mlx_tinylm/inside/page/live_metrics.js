@@ -1,6 +1,7 @@
 // The lines of metrics.jsonl as they come: increments, resumed runs, runs that began anew.
 
 const EVERY = 1000; // ms between two questions while a run trains
+const MUCH = 100_000; // bytes: an answer with more of them may not be the last
 
 // One run's lines, in the order of the steps.
 export function metrics(run) {
@@ -10,7 +11,8 @@ export function metrics(run) {
       self.training = [];
       self.validations = [];
     }
-    for (const { step, loss, val_loss: validation } of answer.lines) {
+    for (const { step, loss, val_loss: validation, baselines } of answer.lines) {
+      self.baselines = baselines ?? self.baselines;
       // A resumed run goes on from its last checkpoint: what came after it is made again.
       if (self.training.length && step <= self.training.at(-1)[0]) cut(self.training, step);
       if (self.validations.length && step <= self.validations.at(-1)[0]) cut(self.validations, step);
@@ -44,11 +46,11 @@ export async function follow(api, runs, isWanted, changed) {
       const before = one.next;
       const was = one.live;
       try {
-        let answer;
-        do {
-          answer = await api.metrics({ run: one.run, from: one.next });
-          one.take(answer);
-        } while (answer.more);
+        let from;
+        do { // a long run comes in several answers
+          from = one.next;
+          one.take(await api.metrics({ run: one.run, from }));
+        } while (one.next > from + MUCH);
         if (one.next !== before || was !== one.live) changed();
         pause = EVERY;
       } catch (error) {

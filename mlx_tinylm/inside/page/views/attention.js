@@ -65,7 +65,8 @@ function build(app) {
   const ratio = () => window.devicePixelRatio || 1;
   const sideOf = (width) => Math.round(width * ratio());
   const round = (value) => Math.round(value * 1e4) / 1e4;
-  const heads = () => data.shape.attention[1];
+  const heads = () => data.meta.model.heads;
+  const layersAndHeads = () => [data.meta.model.layers, heads()];
   const strongestOf = (row, count = 5) => largest(Array.from({ length: row + 1 }, (_, i) => weight(row, i)), count).map((place) => [place, weight(row, place)]);
   const topText = () => strongestOf(at(), 3).map(([place, w]) => `${spoken(token(place))} at ${place} (${percent(w)})`).join(", ");
   const named = (layer, head) => (data.meta.heads ?? []).find((one) => one.layer === layer && one.head === head && one.name);
@@ -108,7 +109,7 @@ function build(app) {
   }
 
   function renewChoice() {
-    const [layers, count] = data.shape.attention;
+    const [layers, count] = layersAndHeads();
     const options = [make("option", { value: "", textContent: "all heads (their mean)" })];
     for (let layer = 0; layer < layers; layer += 1) {
       for (let head = 0; head < count; head += 1) {
@@ -120,7 +121,7 @@ function build(app) {
   }
 
   function drawThumbs() {
-    const [layers, count] = data.shape.attention;
+    const [layers, count] = layersAndHeads();
     if (thumbs.children.length !== layers * count) {
       thumbs.style.setProperty("--heads", count);
       thumbs.style.setProperty("--layers", layers);
@@ -246,7 +247,7 @@ function build(app) {
     }
 
     async function sweep() {
-      const [layers, count] = data.shape.attention;
+      const [layers, count] = layersAndHeads();
       const of = data;
       inTurn.disabled = true;
       try {
@@ -289,7 +290,7 @@ function build(app) {
       const done = self.changes.size;
       if (self.off.length) return "Computing without it.";
       if (!done) return `The loss of this text is ${data ? bits(mean(data.surprise), 3) : "–"} a character. Choose a head and switch it off, or let each be switched off in turn.`;
-      const total = data.shape.attention[0] * heads();
+      const total = data.meta.model.layers * heads();
       if (done < total) return `${grouped(done)} of ${grouped(total)} heads switched off in turn.`;
       const [key, most] = [...self.changes].sort((a, b) => b[1] - a[1])[0];
       const helped = [...self.changes.values()].filter((change) => change <= 0).length;

@@ -72,7 +72,7 @@ function build(app) {
     const data = app.data;
     if (!data?.ids.length) return;
     const vocabulary = data.meta.vocabulary;
-    const shape = { T: data.ids.length, V: vocabulary.length, L: (data.shape.lens_rank[0] - 1) / 2 };
+    const shape = { T: data.ids.length, V: vocabulary.length, L: data.meta.model.layers };
     now = { shape, stages: 1 + 2 * shape.L, position: Math.min(app.state.position, data.ids.length - 1) };
     if (cached.vocabulary !== vocabulary) {
       follow.replaceChildren(make("option", { value: "", textContent: "the character that comes next" }),
