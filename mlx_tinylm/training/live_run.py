@@ -159,7 +159,7 @@ class Run:
             self.files.keep_weights()
 
     def _keep_snapshot(self) -> None:
-        """Where one is due; what a run begins or goes on with may need it, too."""
+        """Where one is due; that of the step a run goes on from may have been cut short, so it is made again."""
         if due_at(self.config, self.state.step).snapshot:
             self.activity = "finishing this snapshot"
             self.files.keep_snapshot()

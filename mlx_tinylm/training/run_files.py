@@ -45,11 +45,8 @@ class RunFiles:
             write_tensors(self.folder / WEIGHTS, kept_tensors(self.state))
 
     def keep_snapshot(self) -> None:
-        """Keep the weights of this step to look back at, unless they are there already."""
-        step = self.state.step
-        if step in dict(history.snapshots(self.folder)):
-            return
-        tensors = kept_tensors(self.state)
+        """Keep the weights of this step to look back at."""
+        step, tensors = self.state.step, kept_tensors(self.state)
         if not all(np.isfinite(tensor).all() for tensor in tensors.values()):
             raise DivergedError(f"step {step}: its model is not finite any more")
         with self._going_on_later():

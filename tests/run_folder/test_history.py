@@ -123,7 +123,7 @@ def test_what_cannot_be_written_or_removed_is_named(tmp_path: Path) -> None:
     """A file where the folder should be, a folder where a file should be, and a run that is gone are one message."""
     tensors = random_tensors(QWEN3)
     (tmp_path / "history").write_text("mine")
-    with pytest.raises(TinyLMError, match=r"history/00000001\.safetensors: cannot be written \(Not a directory\)"):
+    with pytest.raises(TinyLMError, match=r"history/00000001\.safetensors: cannot be written"):
         keep(tmp_path, 1, tensors)
     assert (tmp_path / "history").read_text() == "mine"
     (tmp_path / "run" / "history" / "00000009.safetensors").mkdir(parents=True)

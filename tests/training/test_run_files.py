@@ -109,6 +109,7 @@ def test_snapshots_after_the_checkpoint_are_made_again(tmp_path: Path, text: Pat
     assert steps(folder) == [0, 1, 2]
     (folder / "history" / "00000002.safetensors").write_text("of another machine")
     (folder / "history" / ".00000005.safetensors.77.tmp").write_text("half")
+    (folder / "history" / "00000000.safetensors").write_text("damaged")
     with resumption.resume(on_streams(), folder, {}) as running:
         assert running.state.step == 0
         assert list(contents(folder)) == ["00000000.safetensors"]
