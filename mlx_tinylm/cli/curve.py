@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mlx_tinylm.cli.terminal import can_show, note
@@ -16,7 +16,7 @@ ROWS, NARROWEST, WIDEST = 12, 40, 80  # of characters
 DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # the bits of a braille cell, row by row (Unicode, 8.1)
 BRAILLE = 0x2800  # the empty cell
 SHOWN = "⣿●┄│└─"  # what a terminal must be able to show
-MARGIN = 6  # for the numbers on the left
+MARGIN, NAMES = 6, 9  # for the numbers on the left, and for what stands on the right
 CLIPPED = 1.25  # of the loss of guessing: what is higher is drawn at the upper edge
 
 
@@ -37,20 +37,20 @@ def curve(found: Losses, guessing: float, width: int, plain: bool = False) -> li
     width = min(width, WIDEST)
     if width < NARROWEST or len(found.training) < 2:
         return []
-    shown = [loss for _, loss in (*found.training, *found.validations)]
+    fine, tall = (1, 1) if plain else (2, 4)  # dots of a cell
+    across = width - MARGIN - 1 - NAMES
+    last = max(step for step, _ in (*found.training, *found.validations))
+    means = _means(found.training, last, across * fine)
+    shown = [*means.values(), *(loss for _, loss in found.validations)]
     top, low = min(max(shown), CLIPPED * guessing), min(shown)
     low, top = (low, top) if top - low > 1e-6 else (low - 0.5, low + 0.5)
-    references = [("guessing", guessing)] + [(f"{n}-gram", loss) for n, loss in enumerate(found.ngrams, start=1)]
     rows: dict[int, str] = {}  # those with a reference line, and its name
-    for name, loss in references:
+    for name, loss in [("guessing", guessing), *((f"{n}-gram", loss) for n, loss in enumerate(found.ngrams, start=1))]:
         if low <= loss <= top:
             rows.setdefault(_place(top - loss, top - low, ROWS), name)
-    across = width - MARGIN - 1 - max((len(name) + 1 for name in rows.values()), default=0)
-    last = max(step for step, _ in (*found.training, *found.validations))
     cells = [[("-" if plain else "┄") if row in rows else " " for _ in range(across)] for row in range(ROWS)]
-    fine, tall = (1, 1) if plain else (2, 4)  # dots of a cell
     bits: dict[tuple[int, int], int] = {}
-    for x, y in _line(found.training, last, top, low, across * fine, ROWS * tall):
+    for x, y in _line({x: _place(top - mean, top - low, ROWS * tall) for x, mean in means.items()}):
         place = y // tall, x // fine
         bits[place] = bits.get(place, 0) | DOTS[y % tall][x % fine]
     for (row, column), dots in bits.items():
@@ -76,16 +76,18 @@ def _place(part: float, whole: float, count: int) -> int:
     return max(0, min(count - 1, round(part / whole * (count - 1))))
 
 
-def _line(
-    points: Sequence[tuple[int, float]], last: int, top: float, low: float, width: int, height: int
-) -> Iterator[tuple[int, int]]:
-    """The dots (x, y) of a line through the means of the points in each column, without gaps."""
+def _means(points: Sequence[tuple[int, float]], last: int, width: int) -> dict[int, float]:
+    """The mean of the points that share a column, by column from left to right."""
     columns: dict[int, list[float]] = {}
     for step, loss in points:
         columns.setdefault(_place(step, last, width), []).append(loss)
+    return {x: sum(column) / len(column) for x, column in sorted(columns.items())}
+
+
+def _line(points: Mapping[int, int]) -> Iterator[tuple[int, int]]:
+    """The dots (x, y) of a line through points, given from left to right, without gaps."""
     before: tuple[int, int] | None = None
-    for x, column in sorted(columns.items()):
-        y = _place(top - sum(column) / len(column), top - low, height)
+    for x, y in points.items():
         start, level = before or (x, y)
         earlier = level
         for between in range(start, x + 1):
