@@ -39,7 +39,7 @@ def chosen(context: click.Context, argument: click.Parameter, weights: Path | No
     """The folder that is meant; a prompt without its option is told by its not being there."""
     if weights is not None and not weights.exists():
         near = f"mlx-tinylm inspect --prompt {shlex.quote(str(weights))}"
-        raise TinyLMError(f"{weights}: no such model folder; if it is a prompt: {near}")
+        raise TinyLMError(f"{weights}: no such folder; a prompt stands behind its option: {near}")
     return or_shipped(context, argument, weights)
 
 
@@ -99,7 +99,8 @@ def inspect(
 
 def show(subject: Subject, payload: Payload) -> None:
     """Print the view for the terminal."""
-    from mlx_tinylm.cli.inspect_view import Style, inspection
+    from mlx_tinylm.cli.inspect_style import Style
+    from mlx_tinylm.cli.inspect_view import inspection
 
     whole = subject.look(payload.tensors["ids"].tolist()) if payload.meta["heads_off"] else None
     click.echo(inspection(payload, Style.here(), why_no_counter=subject.why_no_counter, whole=whole))

@@ -3,101 +3,24 @@
 from __future__ import annotations
 
 import math
-import os
-import sys
-import textwrap
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from mlx_tinylm.cli.columns import cut, measure, terminal_width
+from mlx_tinylm.cli.columns import measure
+from mlx_tinylm.cli.inspect_style import SCALE, WIDTH, Style, bits, digit, padded, painted, percent
 from mlx_tinylm.errors import escaped
-from mlx_tinylm.inside.measures import LABELS, probabilities
+from mlx_tinylm.inside.measures import probabilities
 from mlx_tinylm.inside.payload import Payload
 
-WIDTH = 80  # columns, where no terminal says otherwise
-NARROWEST, WIDEST = 40, 100
 ROWS = 12  # of bars, and of heads
-EIGHTHS = " ▏▎▍▌▋▊▉█"
-# From blue over grey to yellow as in cividis (Nuñez et al. 2018), each lighter than the one before, of xterm's 256
-# colours: for 0, 1 ... 5 bits and more. On the first two ink is white.
-SCALE = (17, 60, 102, 144, 185, 227)
-DARK = 2
-ORANGE = 208  # what the model does
 WHAT = {
     "previous": "the {unit} just before",
     "line_start": "where this line begins",
     "same_before": "the same {unit}, earlier",
     "induction": "what followed the same {unit} earlier",
 }
-
-
-@dataclass(frozen=True)
-class Style:
-    """What the place that is written to can show."""
-
-    width: int = WIDTH
-    colour: bool = False
-    blocks: bool = True  # and dots and arrows
-
-    @classmethod
-    def here(cls) -> Style:
-        """That of stdout: no colour in a pipe, nor where NO_COLOR (no-color.org) or a dumb terminal says so."""
-        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        try:
-            (EIGHTHS + "·⏎→“").encode(sys.stdout.encoding or "ascii")
-            blocks = True
-        except (UnicodeEncodeError, LookupError):
-            blocks = False
-        return cls(min(max(terminal_width() or WIDTH, NARROWEST), WIDEST), colour, blocks)
-
-    def title(self, text: str) -> str:
-        return f"\x1b[1m{text}\x1b[0m" if self.colour else text
-
-    def muted(self, text: str) -> str:
-        return f"\x1b[2m{text}\x1b[0m" if self.colour and text else text
-
-    def cut(self, text: str, width: int) -> str:
-        found = cut(text, width)
-        return found if self.blocks else found.replace("…", "~")
-
-    def orange(self, text: str) -> str:
-        return f"\x1b[38;5;{ORANGE}m{text}\x1b[0m" if self.colour else text
-
-    def prose(self, text: str) -> list[str]:
-        """A paragraph of at most 76 columns."""
-        return [self.muted(line) for line in textwrap.wrap(self.plain(text), min(self.width, 76))]
-
-    def plain(self, text: str) -> str:
-        return text if self.blocks else text.replace("“", '"').replace("”", '"')
-
-    def bar(self, share: float, width: int) -> str:
-        """A bar of `share` of `width`, in eighths of a column."""
-        eighths = round(share * width * 8)
-        if not self.blocks:
-            return "#" * round(eighths / 8)
-        return "█" * (eighths // 8) + EIGHTHS[eighths % 8].strip()
-
-    def glyph(self, text: str) -> str:
-        """A token's text, its white space visible."""
-        space, newline, tab = ("·", "⏎", "→") if self.blocks else ("_", "\\n", "\\t")
-        return escaped(text.replace("\r\n", "\n"), keep="\n\t").replace(" ", space).replace("\n", newline).replace(
-            "\t", tab
-        ) or ("∅" if self.blocks else "?")
-
-    def spoken(self, text: str) -> str:
-        """A token in a sentence."""
-        return {" ": "space", "\n": "newline", "\t": "tab"}.get(text) or self.plain(f"“{self.glyph(text)}”")
-
-
-def percent(p: float) -> str:
-    """As the page writes a probability: two digits, and what is smaller says so."""
-    return "<0.01%" if 0 < p < 0.00005 else f"{100 * p:.2f}%"
-
-
-def bits(nats: float) -> float:
-    return nats / math.log(2)
 
 
 def mean_surprise(payload: Payload) -> float | None:
@@ -166,10 +89,10 @@ def next_id(payload: Payload, style: Style, why_no_counter: str) -> list[str]:
     lines.append(style.muted(" " * label + "".join(f"  {head:>7} {'':<{room}}"[: room + 10] for head in heads)))
     for id, glyph in zip(shown, glyphs, strict=True):
         cells = [f"  {percent(float(c[id])):>7} {style.bar(float(c[id]) / most, room):<{room}}" for c in columns]
-        lines.append(_padded(glyph, label) + style.orange(cells[0]) + "".join(cells[1:]))
+        lines.append(padded(glyph, label) + style.orange(cells[0]) + "".join(cells[1:]))
     if len(rest):
         lines.append(
-            _padded(more, label) + "".join(f"  {percent(float(c[rest].sum())):>7} {'':<{room}}" for c in columns)
+            padded(more, label) + "".join(f"  {percent(float(c[rest].sum())):>7} {'':<{room}}" for c in columns)
         )
     return [*lines, *style.prose(why_no_counter)] if why_no_counter and counter is None else lines
 
@@ -195,13 +118,13 @@ def surprise(payload: Payload, style: Style) -> list[str]:
     lines.append("")
     for row in _rows([style.glyph(text) for text in payload.texts], payload.texts, min(style.width, WIDTH)):
         if style.colour:
-            lines.append("".join(_painted(glyph, values[i]) for i, glyph in row))
+            lines.append("".join(painted(glyph, values[i]) for i, glyph in row))
         else:
             lines.append("".join(glyph for _, glyph in row))
-            lines.append("".join(_padded(_digit(values[i]), measure(glyph)) for i, glyph in row))
+            lines.append("".join(padded(digit(values[i]), measure(glyph)) for i, glyph in row))
     if style.colour:
         steps = [f" {step}{'+' if step == len(SCALE) - 1 else ''} " for step in range(len(SCALE))]
-        lines += ["", "bits " + "".join(_painted(text, step) for step, text in enumerate(steps))]
+        lines += ["", "bits " + "".join(painted(text, step) for step, text in enumerate(steps))]
     else:
         lines += ["", *style.prose(f"The digit under a {unit} is its surprise in bits; 9 is 9 or more.")]
     return lines
@@ -222,21 +145,6 @@ def _rows(glyphs: Sequence[str], texts: Sequence[str], width: int) -> Iterator[l
             row, used = [], 0
     if row:
         yield row
-
-
-def _digit(value: float) -> str:
-    return " " if math.isnan(value) else str(min(round(value), 9))
-
-
-def _painted(glyph: str, value: float) -> str:
-    if math.isnan(value):
-        return glyph
-    step = min(round(value), len(SCALE) - 1)
-    return f"\x1b[48;5;{SCALE[step]};38;5;{231 if step < DARK else 16}m{glyph}\x1b[0m"
-
-
-def _padded(text: str, width: int) -> str:
-    return text + " " * (width - measure(text))
 
 
 def layers(payload: Payload, style: Style) -> list[str]:
@@ -261,7 +169,7 @@ def layers(payload: Payload, style: Style) -> list[str]:
     count = max(1, (style.width - wide - 6) // (label + 10))
     lines += ["", style.muted(f"{'after':<{wide}}  rank")]
     for n, (stage, row) in enumerate(zip(stages, shown, strict=True)):
-        cells = "".join(f"  {_padded(glyph, label)} {p:>7}" for glyph, p in row[:count])
+        cells = "".join(f"  {padded(glyph, label)} {p:>7}" for glyph, p in row[:count])
         lines.append(f"{stage:<{wide}}  {_rank(payload, n, best):>4}{cells}")
     note = "A lens is not the model's thought: only the last row was trained to answer."
     if top[0, 0] == payload.tensors["ids"][-1]:
@@ -280,56 +188,51 @@ def _rank(payload: Payload, stage: int, id: int) -> str:
 def heads(payload: Payload, style: Style) -> list[str]:
     """The heads that do something nameable, and how strongly."""
     m, named = payload.meta["model"], payload.meta["heads"]
-    lines = [style.title("Attention")]
-    said = (
-        f"At every {m['unit']} each of the {m['layers']} x {m['heads']} heads spreads a weight of 100% over the "
-        f"{m['unit']}s so far. "
+    each = (
+        f"At every {m['unit']} each of the {m['layers']} x {m['heads']} heads spreads a weight of 100% over the past."
     )
-    said += (
-        "Those that do something with a name in this prompt, by their mean weight on it:"
-        if named
-        else ("None does something that has a name in this prompt.")
-    )
-    lines += style.prose(said)
-    if named:
-        lines.append("")
-    what = {kind: text.format(unit=m["unit"]) for kind, text in WHAT.items()}
-    label = max((len(what[head["name"]]) for head in named), default=0)
+    these = f" These do something with a name in this prompt; the mean weight on that {m['unit']}:"
+    lines = [style.title("Attention"), *style.prose(each + (these if named else " None has a name in this prompt."))]
+    near, unknown = _unnamed(payload)
     where = len(f"layer {m['layers']} head {m['heads']}")
-    for head in named[:ROWS]:
+    what = {
+        kind: style.cut(text.format(unit=m["unit"]), max(10, style.width - where - 16)) for kind, text in WHAT.items()
+    }
+    label = max((len(what[head["name"]]) for head in [*named, *near]), default=0)
+    room = max(4, min(style.width, WIDTH) - where - label - 12)
+
+    def row(head: Mapping[str, Any]) -> str:
         place = f"layer {head['layer'] + 1} head {head['head'] + 1}"
-        room = max(4, min(style.width, WIDTH) - where - label - 12)
-        bar = style.bar(head["score"], room)
-        lines.append(f"{place:<{where}}  {what[head['name']]:<{label}}  {percent(head['score']):>6} {bar}")
+        return f"{place:<{where}}  {what[head['name']]:<{label}}  {percent(head['score']):>7}"
+
+    if named:
+        lines += ["", *(f"{row(head)} {style.bar(head['score'], room)}" for head in named[:ROWS])]
     if len(named) > ROWS:
         lines.append(f"{len(named) - ROWS} more, which --json lists")
-    note = "Weight is not importance: --head-off LAYER.HEAD switches a head off and shows what changes."
-    return [*lines, "", *style.prose(_not_found(payload)), *style.prose(note)]
-
-
-def _not_found(payload: Payload) -> str:
-    """The kinds of heads that no head is, and those of which such a prompt says nothing."""
-    scores, even, kinds = payload.tensors["head_scores"], payload.tensors["head_even"], payload.meta["kinds"]
-    found = {head["name"] for head in payload.meta["heads"]}
-    said = []
-    missing = [(n, kind) for n, kind in enumerate(kinds) if kind not in found]
-    for n, kind in missing:
-        if not math.isnan(even[n]):
-            layer, head = np.unravel_index(np.argmax(scores[:, :, n]), scores.shape[:2])
-            said.append(
-                f"No head of the kind “{_label(kind, payload)}”: the most is {percent(float(scores[layer, head, n]))} "
-                f"(layer {layer + 1} head {head + 1}), and {percent(float(even[n]))} if it weighed all alike."
-            )
-    unknown = [f"“{_label(kind, payload)}”" for n, kind in missing if math.isnan(even[n])]
+    if near:
+        lines += ["", *style.prose("Closest to another name, but too weak for it (if all were weighed alike):")]
+        lines += [style.muted(f"{row(head)} ({percent(head['even'])})") for head in near]
     if unknown:
-        said.append(f"Too few places in this prompt to tell: {_and(unknown)}.")
-    return " ".join(said)
+        lines += ["", *style.prose(f"Too few places in this prompt to tell: {_and([what[kind] for kind in unknown])}.")]
+    note = "Weight is not importance: --head-off LAYER.HEAD switches a head off and shows what changes."
+    return [*lines, "", *style.prose(note)]
 
 
-def _label(kind: str, payload: Payload) -> str:
-    return LABELS[kind].replace("character", payload.meta["model"]["unit"])
+def _unnamed(payload: Payload) -> tuple[list[dict[str, Any]], list[str]]:
+    """Of the kinds that no head is: the head that comes closest to each; and those of which such a prompt says nothing."""
+    scores, even = payload.tensors["head_scores"], payload.tensors["head_even"]
+    found = {head["name"] for head in payload.meta["heads"]}
+    near, unknown = [], []
+    for n, kind in enumerate(payload.meta["kinds"]):
+        if math.isnan(even[n]):
+            unknown.append(kind)
+        elif kind not in found:
+            layer, head = (int(i) for i in np.unravel_index(np.argmax(scores[:, :, n]), scores.shape[:2]))
+            score = float(scores[layer, head, n])
+            near.append({"layer": layer, "head": head, "name": kind, "score": score, "even": float(even[n])})
+    return near, unknown
 
 
-def _and(parts: Iterable[str]) -> str:
+def _and(parts: Sequence[str]) -> str:
     *first, last = parts
     return f"{', '.join(first)} and {last}" if first else last

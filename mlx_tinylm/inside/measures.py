@@ -20,15 +20,8 @@ Bools = npt.NDArray[np.bool_]
 TOP = 5  # candidates that the lens keeps of a stage
 SMALL = 256  # ids: up to here the lens keeps the rank of every one, in a byte each
 KINDS = ("previous", "line_start", "same_before", "induction")
-LABELS = {
-    "previous": "previous character",
-    "line_start": "start of line",
-    "same_before": "same character before",
-    "induction": "induction",
-}
 FEWEST = 3  # positions: fewer say nothing of a head
-STRONG = 0.3  # the least weight, and
-TIMES = 2.5  # how many times that of a head that looks everywhere alike, for a head to have a name
+STRONG = 0.25  # a head with a name is at least so far on the way from an even look (0) to looking nowhere else (1)
 
 
 def probabilities(logits: Array) -> Array:
@@ -89,10 +82,6 @@ class NamedHead:
     score: float  # the mean weight on what the name says
     even: float  # what a head that looks at all characters alike would have
 
-    @property
-    def label(self) -> str:
-        return LABELS[self.name]
-
 
 def head_scores(attention: Array, ids: Sequence[int], newlines: Iterable[int]) -> tuple[Array, Array]:
     """(L, H, T, T), (T,) and the ids that end a line -> scores (L, H, N) and, of an even look, (N,).
@@ -140,7 +129,7 @@ def named_heads(scores: Array, even: Array) -> list[NamedHead]:
         known = [
             NamedHead(layer, head, kind, float(score), float(alike))
             for kind, score, alike in zip(KINDS, scores[layer, head], even, strict=True)
-            if score >= STRONG and score >= TIMES * alike  # false for NaN
+            if score - alike >= STRONG * (1 - alike)  # false for NaN
         ]
         found += [max(known, key=lambda each: each.score)] if known else []
     return sorted(found, key=lambda each: (-each.score, each.layer, each.head))
