@@ -18,8 +18,8 @@ ROWS = 12  # of bars, and of heads
 WHAT = {
     "previous": "the {unit} just before",
     "line_start": "where this line begins",
-    "same_before": "the same {unit}, earlier",
-    "induction": "what followed the same {unit} earlier",
+    "same_before": "the same {unit} earlier",
+    "induction": "what followed it earlier",
 }
 
 
@@ -188,16 +188,15 @@ def _rank(payload: Payload, stage: int, id: int) -> str:
 def heads(payload: Payload, style: Style) -> list[str]:
     """The heads that do something nameable, and how strongly."""
     m, named = payload.meta["model"], payload.meta["heads"]
-    each = (
-        f"At every {m['unit']} each of the {m['layers']} x {m['heads']} heads spreads a weight of 100% over the past."
-    )
-    these = f" These do something with a name in this prompt; the mean weight on that {m['unit']}:"
-    lines = [style.title("Attention"), *style.prose(each + (these if named else " None has a name in this prompt."))]
+    each = f"At every {m['unit']} each of the {m['layers']} x {m['heads']} heads spreads a weight of 100% over the "
+    each += f"{m['unit']}s so far."
+    these = " These look for something that has a name; their mean weight on it in this prompt:"
+    none = " None looks for something that has a name in this prompt."
+    lines = [style.title("Attention"), *style.prose(each + (these if named else none))]
     near, unknown = _unnamed(payload)
     where = len(f"layer {m['layers']} head {m['heads']}")
-    what = {
-        kind: style.cut(text.format(unit=m["unit"]), max(10, style.width - where - 16)) for kind, text in WHAT.items()
-    }
+    fits = max(10, style.width - where - 16)
+    what = {kind: style.cut(text.format(unit=m["unit"]), fits) for kind, text in WHAT.items()}
     label = max((len(what[head["name"]]) for head in [*named, *near]), default=0)
     room = max(4, min(style.width, WIDTH) - where - label - 12)
 
@@ -219,7 +218,7 @@ def heads(payload: Payload, style: Style) -> list[str]:
 
 
 def _unnamed(payload: Payload) -> tuple[list[dict[str, Any]], list[str]]:
-    """Of the kinds that no head is: the head that comes closest to each; and those of which such a prompt says nothing."""
+    """Of the kinds that no head is: what comes closest to each; and those of which such a prompt says nothing."""
     scores, even = payload.tensors["head_scores"], payload.tensors["head_even"]
     found = {head["name"] for head in payload.meta["heads"]}
     near, unknown = [], []
