@@ -3,11 +3,11 @@
 import { button, make, picture, tools } from "../canvas.js";
 import { domPicture } from "../dom_picture.js";
 import { kept } from "../kept.js";
-import { bits, bitsChange, grouped, largest, mean, percent, softmax } from "../numbers.js";
-import { pairedBars } from "../paired_bars.js";
-import { difference, onScheme, scaleBar, sequential } from "../scale.js";
+import { bitsChange, largest, percent } from "../numbers.js";
+import { onScheme, scaleBar, sequential } from "../scale.js";
 import { glyph, spoken, textData } from "../text_data.js";
 import { headOf, meanOf, palette, rowStart, shade, TICKS, triangleImage, triangleSide } from "../triangle.js";
+import { withoutHeads } from "../without_heads.js";
 
 export const title = "Attention";
 export const promise = "where in the past it looks";
@@ -15,7 +15,6 @@ export const codeId = "attention";
 export const above = "At every character each head spreads a weight of 100% over the characters so far and adds up what it finds there. The past of the chosen character is coloured by its weight.";
 export const below = "Weight is not importance: a head may look somewhere and bring back nothing of use. Switch it off and see what changes.";
 
-const MOST_CHANGE = 3; // bits at which the scale of differences ends
 const NAMES = { previous: "previous character", line_start: "start of line", same_before: "same character before", induction: "induction" };
 
 export const render = kept(build);
@@ -40,7 +39,7 @@ function build(app) {
     json: () => ({ head: app.state.head ?? "mean of all heads", tokens: tokens(), weights: Array.from(data.ids.keys(), (row) => Array.from({ length: row + 1 }, (_, i) => round(weight(row, i)))) }),
     onPoint: point,
   });
-  const effect = makeEffect();
+  const effect = withoutHeads(app.api, { select: (position) => app.set({ position }), changed: () => markThumbs() });
   const element = make("div", { class: "view-attention" },
     make("div", { class: "controls" }, make("label", { htmlFor: "head", textContent: "Head" }), choice, off, all),
     weights.element, strongest, effect.said,
@@ -85,8 +84,8 @@ function build(app) {
       now = { all: meanOf(data.attention, data.ids.length) };
       renewChoice();
       drawThumbs();
-      effect.renew();
     }
+    effect.update(data, at());
     const { head } = app.state;
     now.weights = head ? headOf(data.attention, heads(), data.ids.length, ...head) : now.all;
     now.unit = head ? 1 / 255 : 1;
@@ -105,7 +104,6 @@ function build(app) {
     markThumbs();
     say(position, null);
     matrix.redraw();
-    effect.update();
   }
 
   function renewChoice() {
@@ -196,107 +194,8 @@ function build(app) {
   }
 
   function setOff(list) {
-    effect.off = list;
-    effect.renew();
+    effect.set(list);
     update(app);
-  }
-
-  // What is different without some heads: the loss, each character's surprise, the next character's bars.
-  function makeEffect() {
-    const said = make("p", { class: "reading", role: "status" });
-    const text = textData({ label: "Change of each character's surprise without the heads", onSelect: (position) => app.set({ position }), colour: difference });
-    const bars = pairedBars({ label: "Next character without the heads, and with them", barName: "without", tickName: "with" });
-    const inTurn = button("switch off each head in turn", sweep);
-    const result = make("div", { class: "effect-result" }, text.element,
-      make("div", { class: "scales" }, scaleBar({ kind: "difference", title: "surprise", ticks: [[0, `−${MOST_CHANGE} bits`], [0.5, "as before"], [1, `+${MOST_CHANGE} bits`]] })),
-      make("h4", { textContent: "What comes next at the chosen position" }), bars.element,
-      tools({ name: "without the heads", picture: () => domPicture(result), table: () => [["position", "character", "with", "without", "change"], Array.from(data.ids.keys()).slice(1).map((i) => [i, glyph(token(i)), bits(data.surprise[i]), bits(without.surprise[i]), bitsChange(without.surprise[i] - data.surprise[i])])],
-        json: () => ({ heads_off: self.off, surprise_with: [...data.surprise].map(orNull), surprise_without: [...without.surprise].map(orNull) }) }).element);
-    const element = make("section", { class: "effect" }, make("h3", { textContent: "Without a head" }), make("div", { class: "controls" }, inTurn), result);
-    const self = { element, said, off: [], changes: new Map(), renew, update: show };
-    const answers = new Map();
-    let without = null;
-    let asked = null;
-    let stop = new AbortController();
-
-    function renew() {
-      stop.abort();
-      stop = new AbortController();
-      if (asked && asked.data !== data) {
-        self.changes = new Map();
-        answers.clear();
-      }
-      asked = { data };
-      without = null;
-      if (self.off.length) ask(self.off, stop.signal).then((answer) => {
-        without = answer;
-        show();
-      }, (error) => error.name === "AbortError" || fail(error));
-      show();
-    }
-
-    async function ask(off, signal) {
-      const key = JSON.stringify(off);
-      if (!answers.has(key)) answers.set(key, await app.api.trace({ ids: [...data.ids], heads_off: off, parts: ["logits", "surprise"] }, { signal }));
-      return answers.get(key);
-    }
-
-    function fail(error) {
-      said.textContent = error.message;
-      inTurn.disabled = false;
-    }
-
-    async function sweep() {
-      const [layers, count] = layersAndHeads();
-      const of = data;
-      inTurn.disabled = true;
-      try {
-        for (let i = 0; i < layers * count && of === data; i += 1) {
-          const place = [Math.floor(i / count), i % count];
-          const answer = await ask([place], stop.signal);
-          self.changes.set(place.join("."), mean(answer.surprise) - mean(data.surprise));
-          markThumbs();
-          show();
-        }
-        inTurn.disabled = false;
-      } catch (error) {
-        if (error.name === "AbortError") inTurn.disabled = false;
-        else fail(error);
-      }
-    }
-
-    function show() {
-      result.hidden = !without;
-      if (!data || said.textContent === "" || !without) said.textContent = intro();
-      if (!without) return;
-      const loss = [mean(data.surprise), mean(without.surprise)];
-      said.textContent = `Without ${self.off.map(([l, h]) => `${l + 1}.${h + 1}`).join(", ")} the loss of this text goes from ${bits(loss[0], 3)} to ${bits(loss[1], 3)} a character: ${bitsChange(loss[1] - loss[0], 3)}. ${here()}`;
-      const change = Array.from(data.ids, (_, i) => (i ? (without.surprise[i] - data.surprise[i]) / Math.LN2 / MOST_CHANGE : null));
-      text.update({ tokens: tokens(), values: change, selected: at(),
-        describe: (i) => [`${spoken(token(i))} at ${i}`, i ? `surprise ${bits(data.surprise[i])}, without ${bits(without.surprise[i])}` : "the first has no surprise"] });
-      const size = data.meta.vocabulary.length;
-      const ticks = softmax(data.logits, size, at());
-      bars.update({ tokens: data.meta.vocabulary, order: largest(ticks, size), bars: softmax(without.logits, size, at()), ticks });
-    }
-
-    function here() {
-      const size = data.meta.vocabulary.length;
-      const [before, after] = [data, without].map(({ logits }) => softmax(logits, size, at()));
-      const [best] = largest(before, 1);
-      return `After ${spoken(token(at()))}, ${spoken(data.meta.vocabulary[best])} goes from ${percent(before[best])} to ${percent(after[best])}.`;
-    }
-
-    function intro() {
-      const done = self.changes.size;
-      if (self.off.length) return "Computing without it.";
-      if (!done) return `The loss of this text is ${data ? bits(mean(data.surprise), 3) : "–"} a character. Choose a head and switch it off, or let each be switched off in turn.`;
-      const total = data.meta.model.layers * heads();
-      if (done < total) return `${grouped(done)} of ${grouped(total)} heads switched off in turn.`;
-      const [key, most] = [...self.changes].sort((a, b) => b[1] - a[1])[0];
-      const helped = [...self.changes.values()].filter((change) => change <= 0).length;
-      return `Most depends on head ${key.split(".").map((n) => Number(n) + 1).join(".")}: ${bitsChange(most, 3)} a character without it. Without ${grouped(helped)} of the ${grouped(total)} the loss of this text does not rise at all.`;
-    }
-    return self;
   }
 
   return { element, update };
@@ -310,5 +209,3 @@ function split(label) {
   const at = label.lastIndexOf(" ");
   return at < 0 ? ["", ""] : [label.slice(0, at), label.slice(at + 1)];
 }
-
-const orNull = (value) => (Number.isFinite(value) ? value : null);
