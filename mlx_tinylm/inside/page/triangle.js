@@ -11,12 +11,21 @@ export function headOf(attention, heads, length, layer, head) {
 }
 
 // The mean over all heads as weights 0..1.
-export function meanOf(attention, length) {
+function meanOf(attention, length) {
   const size = rowStart(length);
   const count = attention.length / size;
   const sum = new Float32Array(size);
   for (let at = 0; at < attention.length; at += size) for (let i = 0; i < size; i += 1) sum[i] += attention[at + i];
   return sum.map((value) => value / (255 * count));
+}
+
+const means = new WeakMap();
+
+// The weights of one head [layer, head] or, without one, the mean of all: {weights, unit} with weight = weights[i] * unit.
+export function weightsOf(data, head) {
+  if (head) return { weights: headOf(data.attention, data.meta.model.heads, data.ids.length, ...head), unit: 1 / 255 };
+  if (!means.has(data)) means.set(data, meanOf(data.attention, data.ids.length));
+  return { weights: means.get(data), unit: 1 };
 }
 
 // The shown scale of a weight: its square root, so that 1% can be told from nothing.

@@ -6,7 +6,7 @@ import { kept } from "../kept.js";
 import { bitsChange, largest, percent } from "../numbers.js";
 import { onScheme, scaleBar, sequential } from "../scale.js";
 import { glyph, spoken, textData } from "../text_data.js";
-import { headOf, meanOf, palette, rowStart, shade, TICKS, triangleImage, triangleSide } from "../triangle.js";
+import { headOf, palette, rowStart, shade, TICKS, triangleImage, triangleSide, weightsOf } from "../triangle.js";
 import { withoutHeads } from "../without_heads.js";
 
 export const title = "Attention";
@@ -19,9 +19,23 @@ const NAMES = { previous: "previous character", line_start: "start of line", sam
 
 export const render = kept(build);
 
+// The colours under the prompt.
+export function paint(app) {
+  if (!app.data?.ids.length) return { values: [], title: "weight", ticks: TICKS };
+  const at = Math.min(app.state.position, app.data.ids.length - 1);
+  const { weights, unit } = weightsOf(app.data, app.state.head);
+  return { values: Array.from(app.data.ids, (_, i) => (i <= at ? shade(weights[rowStart(at) + i] * unit) : null)), title: "weight", ticks: TICKS };
+}
+
+export function onKey(key, app, root) {
+  if (key !== "h") return false;
+  root.querySelector("[data-key=h]")?.click();
+  return true;
+}
+
 function build(app) {
   let data = null;
-  let now = {};
+  const now = {}; // weights and unit of the chosen head, and the matrix as drawn
   const choice = make("select", { id: "head" });
   const off = button("switch this head off", () => toggle(), { "data-key": "h", "aria-pressed": "false", class: "off" });
   const all = button("all heads on", () => setOff([]), { hidden: true });
@@ -81,14 +95,12 @@ function build(app) {
     if (!app.data?.ids.length) return;
     if (app.data !== data) {
       data = app.data;
-      now = { all: meanOf(data.attention, data.ids.length) };
       renewChoice();
       drawThumbs();
     }
     effect.update(data, at());
     const { head } = app.state;
-    now.weights = head ? headOf(data.attention, heads(), data.ids.length, ...head) : now.all;
-    now.unit = head ? 1 / 255 : 1;
+    Object.assign(now, weightsOf(data, head));
     choice.value = head ? head.join(".") : "";
     off.disabled = !head;
     off.textContent = head && isOff(...head) ? "switch this head on" : "switch this head off";

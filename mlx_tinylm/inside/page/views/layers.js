@@ -26,6 +26,18 @@ export function height(rank, vocabulary) {
 
 export const render = kept(build);
 
+const rankTicks = (vocabulary) => [1, 3, 10, 30, 100, 1000, 10000].filter((rank) => rank <= vocabulary).reverse()
+  .map((rank) => [height(rank - 1, vocabulary), rank === 1 ? "1st" : String(rank)]);
+
+// The colours under the prompt: the rank that the whole model gave to each character before it came.
+export function paint(app) {
+  const { data } = app;
+  if (!data?.ids.length) return { values: [], title: "rank", ticks: [] };
+  const last = data.lens_rank.length - data.ids.length;
+  const size = data.meta.vocabulary.length;
+  return { values: Array.from(data.ids, (_, i) => (i ? height(data.lens_rank[last + i - 1], size) : null)), title: "rank", ticks: rankTicks(size) };
+}
+
 function build(app) {
   const follow = make("select", { id: "follow" });
   const said = make("p", { class: "reading", role: "status" });
@@ -77,8 +89,7 @@ function build(app) {
     if (cached.vocabulary !== vocabulary) {
       follow.replaceChildren(make("option", { value: "", textContent: "the character that comes next" }),
         ...(data.lens_ranks ? vocabulary.map((token, id) => make("option", { value: String(id), textContent: spoken(token) })) : []));
-      ranks.replaceChildren(scaleBar({ title: "rank", ticks: [1, 3, 10, 30, 100, 1000, 10000].filter((rank) => rank <= shape.V).reverse()
-        .map((rank) => [height(rank - 1, shape.V), rank === 1 ? "1st" : String(rank)]) }));
+      ranks.replaceChildren(scaleBar({ title: "rank", ticks: rankTicks(shape.V) }));
       cached = { vocabulary };
     }
     const followed = followedId();
