@@ -16,6 +16,8 @@ import numpy as np
 from mlx_tinylm.backend.devices import Compute, prepare
 from mlx_tinylm.model_folder.tensor_files import Tensors, read_safetensors
 from mlx_tinylm.run_folder.events import Event, Stepped
+from mlx_tinylm.run_folder.history import snapshots, spaced
+from mlx_tinylm.run_folder.record import RunRecord
 from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.text.ids import Ids
 from mlx_tinylm.training import checkpoint, resumption, run
@@ -147,6 +149,17 @@ def same_run(folder: Path, other: Path) -> None:
     assert ours.keys() == theirs.keys()
     for name in ours:
         assert ours[name] == theirs[name], f"{name} differs"
+    ours, theirs = snapshots_of(folder), snapshots_of(other)
+    for name in ours.keys() & theirs.keys():  # a run that was extended has the last of the shorter one, too
+        assert ours[name] == theirs[name], f"{name} differs"
+
+
+def snapshots_of(folder: Path) -> dict[str, bytes]:
+    """The snapshots of a run, all that it should have among them."""
+    found = snapshots(folder)
+    settings = RunRecord.read(folder).settings
+    assert not settings.history or {*spaced(settings.history, settings.steps)} <= {step for step, _ in found}
+    return {path.name: path.read_bytes() for _, path in found}
 
 
 def tensors(folder: Path) -> Tensors:

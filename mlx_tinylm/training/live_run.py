@@ -161,7 +161,6 @@ class Run:
     def _keep_snapshot(self) -> None:
         """Where one is due; that of the step a run goes on from may have been cut short, so it is made again."""
         if due_at(self.config, self.state.step).snapshot:
-            self.activity = "finishing this snapshot"
             self.files.keep_snapshot()
 
     def _evaluate(self) -> Iterator[Evaluated]:
