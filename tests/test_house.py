@@ -296,6 +296,7 @@ def without_mlx(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
         "generate --backend mlx": ["generate", "--weights", weights, "--backend", "mlx"],
         "eval": ["eval", "--weights", weights, "--data", str(text), "--json"],
         "info": ["info", weights, "--json"],
+        "inspect": ["inspect", weights, "--prompt", "ROMEO:", "--head-off", "1.2"],
         "data": ["data"],
         "export": ["export", weights, "--out", str(folder / "exported")],
         "export --quantize": ["export", weights, "--out", str(folder / "small"), "--quantize", "8"],
@@ -339,12 +340,13 @@ def test_commands_without_mlx(without_mlx: Any, own_cache: Path) -> None:
     code, text, note = done["generate"]
     assert (code, note[-8:]) == (0, " numpy]\n")
     assert text == with_mlx(given["generate"])
-    assert [done[name][::2] for name in ("eval", "info", "data", "export")] == [[0, ""]] * 4
+    assert [done[name][::2] for name in ("eval", "info", "inspect", "data", "export")] == [[0, ""]] * 5
     measured, expected = json.loads(done["eval"][1]), json.loads(with_mlx(given["eval"]))
     assert measured["loss"] == pytest.approx(expected["loss"], rel=1e-5)
     assert measured["perplexity"] == pytest.approx(math.exp(measured["loss"]))
     assert (measured["backend"], expected["backend"]) == ("numpy", "mlx")
     assert "numpy" in json.loads(done["info"][1]).values()  # the back end
+    assert done["inspect"][1] == with_mlx(given["inspect"]).replace(", mlx\n", ", numpy\n")
     assert "tinyshakespeare" in done["data"][1]
     assert (without_mlx["folder"] / "exported" / "model.safetensors").exists()
 

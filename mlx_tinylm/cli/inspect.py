@@ -85,7 +85,7 @@ def inspect(
     for layer, head in head_off:
         c = subject.model.config
         here = layer < c.layers and head < c.heads
-        check(here, f"no head {layer + 1}.{head + 1}: there are {c.layers} layers of {c.heads} heads")
+        check(here, f"no head {layer + 1}.{head + 1} here: the last one is {c.layers}.{c.heads}")
     payload = subject.look(ids, head_off)
     if html is not None:
         from mlx_tinylm.inside.saved_page import save_page

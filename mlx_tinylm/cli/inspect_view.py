@@ -43,10 +43,14 @@ def facts(payload: Payload, style: Style) -> list[str]:
     m = payload.meta["model"]
     loss = f", loss {m['loss']:.4f}" if m["loss"] is not None else ""
     text = (
-        f"{m['family']}, {m['layers']} layers x width {m['width']}, {m['heads']} heads each, "
+        f"{m['family']}, {_count(m['layers'], 'layer')} x width {m['width']}, {_count(m['heads'], 'head')} each, "
         f"{m['parameters']:,} parameters{loss}, {m['backend']}"
     )
     return [style.title(escaped(m["name"])), *style.prose(text)]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def without(payload: Payload, whole: Payload, style: Style) -> list[str]:
@@ -195,7 +199,7 @@ def heads(payload: Payload, style: Style) -> list[str]:
     lines = [style.title("Attention"), *style.prose(each + (these if named else none))]
     near, unknown = _unnamed(payload)
     where = len(f"layer {m['layers']} head {m['heads']}")
-    fits = max(10, style.width - where - 16)
+    fits = max(6, style.width - where - 20)
     what = {kind: style.cut(text.format(unit=m["unit"]), fits) for kind, text in WHAT.items()}
     label = max((len(what[head["name"]]) for head in [*named, *near]), default=0)
     room = max(4, min(style.width, WIDTH) - where - label - 12)

@@ -88,11 +88,17 @@ class Subject:
         return Counter.of(data.train, self.model.config.vocab_size) if data and len(data.train) else None
 
     @functools.cached_property
+    def text(self) -> str | None:
+        """The name of that text as it was given, such as a path; None where nothing says it."""
+        with suppress(TinyLMError):  # a damaged record
+            if known := trained_on(self.folder.path):
+                return known.name
+        return None
+
+    @functools.cached_property
     def facts(self) -> dict[str, Any]:
         """What the model is, as a flat object; `loss` is its lowest validation loss in nats, None if not known."""
-        c, run, text = self.model.config, find_run(self.folder.path, self.model.config), None
-        with suppress(TinyLMError):
-            text = trained_on(self.folder.path)
+        c, run = self.model.config, find_run(self.folder.path, self.model.config)
         best = run.best if run and run.whole else None
         return {
             "name": self.folder.path.resolve().name,
@@ -106,7 +112,8 @@ class Subject:
             "backend": self.model.backend,
             "unit": self.unit,
             "loss": best[1] if best else None,
-            "text": text.name if text else None,
+            # a text goes by the names of its files: whoever gets a saved page need not know where they lay
+            "text": ", ".join(Path(name).name for name in self.text.split(", ")) if self.text else None,
         }
 
     def encode(self, prompt: str) -> list[int]:
@@ -137,11 +144,10 @@ class Subject:
         """One sentence for the reader where the training text, and so its counter, is not here; "" where it is."""
         if self.counter is not None:
             return ""
-        name = self.facts["text"]
-        if name is None:
+        if self.text is None:
             return "No 3-gram counter beside it: nothing says which text the model was trained on."
-        known = f"; fetch it with: mlx-tinylm data {name}" if name in NAMED else ""
-        return f"No 3-gram counter beside it: the training text, {escaped(name)}, is not here{known}."
+        known = f"; fetch it with: mlx-tinylm data {self.text}" if self.text in NAMED else ""
+        return f"No 3-gram counter beside it: the training text, {escaped(self.text)}, is not here{known}."
 
     def look(self, ids: Sequence[int], heads_off: Iterable[Head] = (), counter: bool = True) -> Payload:
         """All that is measured of at most `longest` ids; with `counter` and where its text is here, what that says."""

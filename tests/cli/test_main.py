@@ -197,6 +197,7 @@ COMMANDS_WITH_A_FOLDER = [
     ["generate", "--weights", "run-1"],
     ["eval", "--weights", "run-1"],
     ["info", "run-1"],
+    ["inspect", "run-1"],
     ["export", "run-1", "--out", "x"],
     ["train", "--resume", "run-1"],
     ["train", "--init-from", "run-1", "--data", "x", "--out", "x"],
