@@ -35,7 +35,7 @@ export function makeApp(view, { text = "the cat and the cat\n", layers = 2, head
     live: false,
     refuse: null,
     data: { ...reading(6), attention, lens_rank: lens.rank, lens_ranks: lens.ranks, lens_top: lens.top, lens_top_p: lens.p,
-      meta: { vocabulary: VOCABULARY, model: { layers, heads }, heads: [{ layer: 0, head: 1, name: "previous", score: 0.91 }] } },
+      meta: { prompt: text, vocabulary: VOCABULARY, model: { layers, heads }, heads: [{ layer: 0, head: 1, name: "previous", score: 0.91 }] } },
     set(change) {
       Object.assign(app.state, change);
       app.render();

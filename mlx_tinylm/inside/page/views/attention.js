@@ -2,7 +2,7 @@
 
 import { button, make, picture, tools } from "../canvas.js";
 import { domPicture } from "../dom_picture.js";
-import { kept } from "../kept.js";
+import { chosenPosition, kept } from "../kept.js";
 import { bitsChange, largest, percent } from "../numbers.js";
 import { onScheme, scaleBar, sequential } from "../scale.js";
 import { glyph, spoken, textData } from "../text_data.js";
@@ -22,16 +22,11 @@ export const render = kept(build);
 // The colours under the prompt.
 export function paint(app) {
   if (!app.data?.ids.length) return { values: [], title: "weight", ticks: TICKS };
-  const at = Math.min(app.state.position, app.data.ids.length - 1);
+  const at = chosenPosition(app);
   const { weights, unit } = weightsOf(app.data, app.state.head);
   return { values: Array.from(app.data.ids, (_, i) => (i <= at ? shade(weights[rowStart(at) + i] * unit) : null)), title: "weight", ticks: TICKS };
 }
 
-export function onKey(key, app, root) {
-  if (key !== "h") return false;
-  root.querySelector("[data-key=h]")?.click();
-  return true;
-}
 
 function build(app) {
   let data = null;
@@ -73,7 +68,7 @@ function build(app) {
   const token = (i) => data.meta.vocabulary[data.ids[i]];
   const tokens = () => Array.from(data.ids, (id) => data.meta.vocabulary[id]);
   const here = (i) => `${i} ${glyph(token(i))}`;
-  const at = () => Math.min(app.state.position, data.ids.length - 1);
+  const at = () => chosenPosition(app);
   const weight = (row, column) => now.weights[rowStart(row) + column] * now.unit;
   const ratio = () => window.devicePixelRatio || 1;
   const sideOf = (width) => Math.round(width * ratio());

@@ -2,7 +2,7 @@
 
 import { make, picture, tools } from "../canvas.js";
 import { domPicture } from "../dom_picture.js";
-import { kept } from "../kept.js";
+import { chosenPosition, kept } from "../kept.js";
 import { percent } from "../numbers.js";
 import { brief, glyph, spoken } from "../text_data.js";
 
@@ -18,6 +18,7 @@ function build(app) {
   let found = null; // {ids?, neighbours (V,8), cosine (V,8), plane (V,2), variance (2)}
   let asked = false;
   let chosen = null;
+  let followed = null; // the id at the chosen position of the prompt
   let hovered = null;
   const choice = make("select", { id: "character" });
   const said = make("p", { class: "reading", role: "status" });
@@ -58,7 +59,6 @@ function build(app) {
   const variance = () => percent(found.variance[0] + found.variance[1]);
 
   function update(next) {
-    const before = app.data && app.state.position;
     app = next;
     if (!asked) {
       asked = true;
@@ -75,12 +75,13 @@ function build(app) {
       choice.replaceChildren(...names().map((token, id) => make("option", { value: String(id), textContent: spoken(token) })));
       fillEveryone();
     }
-    if (chosen === null || before !== app.state.position || app.state.position !== followed.position) chosen = app.data.ids[Math.min(app.state.position, app.data.ids.length - 1)] ?? 0;
-    followed.position = app.state.position;
+    const id = app.data.ids[chosenPosition(app)];
+    if (id !== followed) { // the selection moved: what was chosen here makes way
+      followed = id;
+      chosen = id;
+    }
     show();
   }
-
-  const followed = { position: null };
 
   function choose(id) {
     chosen = id;

@@ -4,7 +4,7 @@ import { make, picture, tools } from "../canvas.js";
 import { drawCurve, smoothed, thinned } from "../curve.js";
 import { domPicture } from "../dom_picture.js";
 import { snapshots } from "../history.js";
-import { kept } from "../kept.js";
+import { chosenPosition, kept } from "../kept.js";
 import { follow, metrics } from "../live_metrics.js";
 import { BIT, bits, grouped, largest, mean, percent, softmax } from "../numbers.js";
 import { pairedBars } from "../paired_bars.js";
@@ -97,7 +97,7 @@ function build(app) {
     }
     if (app.data?.ids.length && steps().length) {
       past.want({ run: chosen, steps: [...steps()].sort((a, b) => Math.abs(steps().indexOf(a) - at()) - Math.abs(steps().indexOf(b) - at())),
-        ids: app.data.ids, text: app.state.prompt, settings: app.state.settings, seed: app.state.seed });
+        ids: app.data.ids, text: app.data.meta.prompt, settings: app.state.settings, seed: app.state.seed });
     }
     showSnapshot();
     curve.redraw();
@@ -175,9 +175,9 @@ function build(app) {
     const last = one.training.at(-1)?.[0] ?? 0;
     if (last < 1.5 * looked && last - looked < 1000) return;
     looked = last;
-    const known = steps().length;
+    const known = String(steps());
     const found = (await app.api.model({ renewed: true })).runs ?? [];
-    if ((found.find(({ name }) => name === chosen)?.steps ?? []).length !== known) {
+    if (String(found.find(({ name }) => name === chosen)?.steps ?? []) !== known) {
       const followLast = step === steps().at(-1);
       if (followLast) step = null;
       renewRuns(found);
@@ -228,7 +228,6 @@ function build(app) {
   }
 
   const lossOf = (snapshot) => mean(snapshot.surprise);
-  const position = () => Math.min(app.state.position, app.data.ids.length - 1);
 
   // All that follows the slider: no request, nothing that waits.
   function showSnapshot() {
@@ -240,7 +239,7 @@ function build(app) {
     progress.textContent = past.failed || (have < steps().length ? `${have} of ${steps().length} snapshots are here.` : "");
     stepName.textContent = grouped(step);
     slider.setAttribute("aria-valuetext", `step ${step}`);
-    const i = position();
+    const i = chosenPosition(app);
     next.textContent = `What comes after ${spoken(vocabulary[app.data.ids[i]])}`;
     text.update({ tokens: Array.from(app.data.ids, (id) => vocabulary[id]), selected: i, colour: sequential,
       values: Array.from(app.data.ids, (_, place) => (snapshot && place ? snapshot.surprise[place] / BIT / TOP : null)),
@@ -256,7 +255,7 @@ function build(app) {
   function row(one) {
     const snapshot = past.of.get(one);
     if (!snapshot) return [grouped(one), "–", "–", "–"];
-    const p = softmax(snapshot.logits, app.data.meta.vocabulary.length, position());
+    const p = softmax(snapshot.logits, app.data.meta.vocabulary.length, chosenPosition(app));
     const [best] = largest(p, 1);
     return [grouped(one), bits(lossOf(snapshot)), `${glyph(app.data.meta.vocabulary[best])} ${percent(p[best])}`, (snapshot.sample ?? "").replace(/\n/g, "⏎").slice(0, 60)];
   }

@@ -2,7 +2,7 @@
 
 import { cells, make, picture, tools } from "../canvas.js";
 import { domPicture } from "../dom_picture.js";
-import { kept } from "../kept.js";
+import { chosenPosition, kept } from "../kept.js";
 import { percent } from "../numbers.js";
 import { css, inkOn, scaleBar, sequential } from "../scale.js";
 import { brief, glyph, spoken } from "../text_data.js";
@@ -49,7 +49,7 @@ function build(app) {
       make("th", { scope: "col", colSpan: 5, textContent: "five likeliest next characters" }))), body);
   const map = picture({
     name: "rank of the next character at every stage",
-    label: () => `Rows are stages, columns the ${now.shape.T} positions; the colour is the rank of the character that really comes next. At position ${app.state.position} it goes from rank ${rankText(0)} to ${rankText(now.stages - 1)}.`,
+    label: () => `Rows are stages, columns the ${now.shape.T} positions; the colour is the rank of the character that really comes next. At position ${now.position} it goes from rank ${rankText(0)} to ${rankText(now.stages - 1)}.`,
     height: (width) => geometry(width).height,
     draw: drawMap,
     table: () => [["position", "next", ...stageNames(now.shape.L)], mapRows()],
@@ -85,7 +85,7 @@ function build(app) {
     if (!data?.ids.length) return;
     const vocabulary = data.meta.vocabulary;
     const shape = { T: data.ids.length, V: vocabulary.length, L: data.meta.model.layers };
-    now = { shape, stages: 1 + 2 * shape.L, position: Math.min(app.state.position, data.ids.length - 1) };
+    now = { shape, stages: 1 + 2 * shape.L, position: chosenPosition(app) };
     if (cached.vocabulary !== vocabulary) {
       follow.replaceChildren(make("option", { value: "", textContent: "the character that comes next" }),
         ...(data.lens_ranks ? vocabulary.map((token, id) => make("option", { value: String(id), textContent: spoken(token) })) : []));
