@@ -118,8 +118,12 @@ def test_a_row_for_each_stage(invoke: Invoke, model: Subject) -> None:
     shown = section(invoke("inspect", "model", "--prompt", "the tim").stdout, "Layer by layer")
     stages = [line for line in shown if re.match(r"(embedding|1 \+ \w+) +\d+  ", line)]
     assert [line.split("  ")[0] for line in stages] == ["embedding", "1 + attention", "1 + MLP"]
-    p = probabilities(model.look(model.encode("the tim")).tensors["logits"][-1])
+    payload = model.look(model.encode("the tim"))
+    p = probabilities(payload.tensors["logits"][-1])
     best = int(p.argmax())
+    ranks = [int(rank) + 1 for rank in payload.tensors["lens_ranks"][:, -1, best]]
+    assert [int(line[len("1 + attention") :].split()[0]) for line in stages] == ranks
+    assert ranks[0] > 1
     assert re.match(
         rf"1 \+ MLP +1  {re.escape(Style().glyph(model.vocabulary[best]))} +{percent(float(p[best]))}", stages[-1]
     )

@@ -59,6 +59,7 @@ def test_the_lens_by_hand() -> None:
 
 def test_the_lens_of_a_large_vocabulary() -> None:
     """Where ranks do not fit a byte only the likeliest ids and the rank of the one to come are kept."""
+    assert lens([np.zeros((2, 300), np.float32)], np.array([0, 217], np.int32)).rank.tolist() == [[217, -1]]  # a tie
     logits = np.random.default_rng(0).standard_normal((4, 300)).astype(np.float32)
     found = lens([logits], np.array([5, 299, 0, 17], np.int32))
     assert found.ranks is None
@@ -76,6 +77,14 @@ def test_places_by_hand() -> None:
     assert found["line_start"] == [[], [], [], [], [], [2, 3], [2, 3], [2, 3], [], [], [7, 8]]
     assert found["same_before"] == [[], [], [], [], [0], [1], [], [2], [0, 4], [1, 5], [3]]
     assert found["induction"] == [[], [], [], [], [1], [2], [], [3], [1, 5], [2, 6], [4]]
+
+
+def test_a_double_letter_is_the_one_just_before() -> None:
+    """The id just before counts as that, and not as the same id before or as what followed it."""
+    found = {name: np.argwhere(mask).tolist() for name, mask in places([1, 1, 1, 2], [0]).items()}
+    assert found["previous"] == [[1, 0], [2, 1], [3, 2]]
+    assert found["same_before"] == [[2, 0]]
+    assert found["induction"] == []
 
 
 def test_a_newline_ends_its_own_line() -> None:
@@ -117,6 +126,8 @@ def test_too_few_places_say_nothing() -> None:
     scores, even = head_scores(np.eye(4, dtype=np.float32)[None, None], [1, 2, 3, 4], [0])
     assert np.isnan(scores[0, 0]).tolist() == [False, True, True, True]
     assert np.isnan(even).tolist() == [False, True, True, True]
+    twice, _ = head_scores(np.eye(5, dtype=np.float32)[None, None], [1, 2, 1, 2, 3], [0])
+    assert np.isnan(twice[0, 0]).tolist() == [False, True, True, True]  # two places are too few
     short, _ = head_scores(np.ones((1, 1, 1, 1), np.float32), [1], [0])
     assert np.isnan(short).all()
     assert named_heads(short, np.full(4, np.nan, np.float32)) == []
@@ -124,7 +135,7 @@ def test_too_few_places_say_nothing() -> None:
 
 def test_the_strongest_name_counts() -> None:
     """A head has one name, that of its highest score, and the strongest head comes first."""
-    scores = np.array([[[0.5, 0.9, 0.2, 0.1]], [[0.95, 0.1, 0.1, 0.1]], [[0.29, 0.1, 0.1, 0.1]]], np.float32)
+    scores = np.array([[[0.5, 0.9, 0.2, 0.1]], [[0.95, 0.1, 0.5, 0.1]], [[0.29, 0.1, 0.1, 0.1]]], np.float32)
     found = named_heads(scores, np.full(4, 0.1, np.float32))
     assert [(head.layer, head.name) for head in found] == [(1, "previous"), (0, "line_start")]
     assert named_heads(scores, np.full(4, 0.94, np.float32)) == []  # an even look does as much

@@ -18,6 +18,7 @@ from mlx_tinylm.model_folder.folder import open_folder
 
 BACKENDS = ["mlx", "numpy"]
 UNTIED = [dataclasses.replace(config, tied=False) for config in BOTH]
+GROUPED = dataclasses.replace(QWEN3, heads=6, kv_heads=2)  # three heads in turn share keys and values
 IDS = [3, 0, 7, 7, 11, 2, 9, 1]
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 
@@ -27,7 +28,7 @@ def loaded(folder: Path, config: ModelConfig, backend: str) -> LanguageModel:
 
 
 @every_backend
-@pytest.mark.parametrize("config", [*BOTH, *UNTIED], ids=lambda c: f"{c.family} {'tied' if c.tied else 'untied'}")
+@pytest.mark.parametrize("config", [*BOTH, *UNTIED, GROUPED], ids=lambda c: f"{c.family} {c.heads} {c.tied}")
 @pytest.mark.parametrize("T", [1, 2, 8])
 def test_the_logits_are_those_of_the_fast_forward_pass(
     config: ModelConfig, backend: str, T: int, tmp_path: Path
