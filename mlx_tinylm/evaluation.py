@@ -6,7 +6,7 @@ Shapes: N ids, B batch, T time.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from mlx_tinylm.backend.choose import LanguageModel, load_model
 from mlx_tinylm.errors import TinyLMError
@@ -65,6 +66,21 @@ def evaluate(
     `watch` is called after each batch with the targets done and those there are in all; it may raise to stop.
     A loss that is not finite is returned as it is. Raises TinyLMError where there is nothing to predict.
     """
+    total, done, targets = 0.0, 0, len(ids) - 1
+    for inputs, wanted, count in batches(model, ids, context):
+        total += float(model.losses(inputs, wanted).reshape(-1)[:count].sum(dtype=np.float64))
+        done += count
+        watch(done, targets)
+    return Evaluation(total / targets, targets, characters or targets)
+
+
+def batches(
+    model: LanguageModel, ids: Ids, context: int | None = None
+) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], int]]:
+    """What `evaluate` reads of `ids` (N,): inputs (B, T), targets (B, T), how many of these count, from the first on.
+
+    Raises TinyLMError where there is nothing to predict.
+    """
     left = targets = len(ids) - 1
     if targets < 1:
         raise TinyLMError("the text is too short to evaluate: a model predicts from the second character on")
@@ -74,16 +90,13 @@ def evaluate(
     padded = np.zeros(windows * T + 1, np.int32)
     padded[: len(ids)] = ids
     inputs, wanted = padded[:-1].reshape(windows, T), padded[1:].reshape(windows, T)
-    total = 0.0
     for first in range(0, windows, B):
         rows = min(B, windows - first)
         batch = np.zeros((2, B, T), np.int32)
         batch[0, :rows], batch[1, :rows] = inputs[first : first + rows], wanted[first : first + rows]
-        values = model.losses(batch[0], batch[1])[:rows].reshape(-1)[:left]
-        total += float(values.sum(dtype=np.float64))
-        left -= values.size
-        watch(targets - left, targets)
-    return Evaluation(total / targets, targets, characters or targets)
+        count = min(left, rows * T)
+        left -= count
+        yield batch[0], batch[1], count
 
 
 ALL, HELD_OUT = "all", "held-out tenth"

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from mlx_tinylm.cli import evaluate, export, generate, inspect, look, runs, terminal, train
+from mlx_tinylm.cli import evaluate, export, generate, inspect, look, play, runs, terminal, train
 from mlx_tinylm.cli.pages import Fitted
 from mlx_tinylm.errors import TinyLMError
 
@@ -63,6 +63,7 @@ def main(debug: bool) -> None:
     mlx-tinylm eval                         # how good is it?
     mlx-tinylm info                         # what is it made of?
     mlx-tinylm inspect --prompt "ROMEO:"    # how does it come to its next character?
+    mlx-tinylm play                         # the same, and more, on a page in the browser
     mlx-tinylm export weights/run-1 --out x # for mlx-lm, transformers, LM Studio
     mlx-tinylm bench                        # how fast is this machine?
     """
@@ -84,6 +85,6 @@ def help_page(context: click.Context, name: str | None) -> None:
     main.main(arguments, prog_name=program.info_name)
 
 
-COMMANDS = [train.train, generate.generate, runs.runs, evaluate.evaluate, inspect.inspect, export.export]
+COMMANDS = [train.train, generate.generate, runs.runs, evaluate.evaluate, inspect.inspect, play.play, export.export]
 for command in [*COMMANDS, look.info, look.data, look.bench, help_page]:
     main.add_command(command)

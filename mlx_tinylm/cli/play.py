@@ -1,0 +1,46 @@
+"""`mlx-tinylm play`."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import click
+
+from mlx_tinylm.cli.options import ModelPath, WholeNumber, backend_option
+from mlx_tinylm.cli.pages import Fitted
+
+
+@click.command("play", cls=Fitted)
+@click.argument("weights", type=ModelPath(), nargs=-1, metavar="[WEIGHTS ...]")
+@click.option("--port", type=WholeNumber(1, 65535), show_default="any that is free", help="The port of the page.")
+@click.option("--no-open", is_flag=True, help="Print the page's address only; open no browser.")
+@click.option(
+    "--save",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the page as one file, which opens from disk, and end.",
+)
+@backend_option
+@click.pass_context
+def play(
+    context: click.Context, weights: tuple[Path, ...], port: int | None, no_open: bool, save: Path | None, backend: str
+) -> None:
+    """Open a page on this machine that shows what a model computes, and what it was at each step.
+
+    The first of WEIGHTS is looked at; the losses of all of them are shown, and the weights they had on the way.
+    Without any it is the model that ships, beside the runs in weights/. Ctrl-C ends it.
+
+    \b
+    mlx-tinylm play
+    mlx-tinylm play weights/run-1            # also while it trains
+    mlx-tinylm play weights/run-1 weights/run-2
+    mlx-tinylm play --save page.html         # to keep, or to put on the web
+    """
+    from mlx_tinylm.inside.playing import playing
+
+    with playing(weights, backend, port or 0, debug=context.find_root().params["debug"]) as page:
+        click.echo(f"{page.address}\nCtrl-C ends it.")
+        if not no_open:
+            click.launch(page.address)
+        with contextlib.suppress(KeyboardInterrupt):
+            page.wait()
