@@ -113,19 +113,23 @@ def test_the_mean_is_what_eval_measures(invoke: Invoke, made: Path, tmp_path: Pa
     assert f"a loss of {loss:.4f} nats" in shown
 
 
-def test_a_row_for_each_stage(invoke: Invoke, model: Subject) -> None:
-    """The lens has the embedding and two stages a layer; the last row is what the model says."""
-    shown = section(invoke("inspect", "model", "--prompt", "the tim").stdout, "Layer by layer")
-    stages = [line for line in shown if re.match(r"(embedding|1 \+ \w+) +\d+  ", line)]
-    assert [line.split("  ")[0] for line in stages] == ["embedding", "1 + attention", "1 + MLP"]
-    payload = model.look(model.encode("the tim"))
+def test_a_row_for_each_stage(invoke: Invoke, tmp_path: Path) -> None:
+    """The lens has the embedding and two stages a layer, each with its rank; the last row is what the model says."""
+    model = Subject.open(random_folder(tmp_path / "m", BOTH[0]), "numpy")
+    shown = section(invoke("inspect", tmp_path / "m", "--prompt", "# ''+").stdout, "Layer by layer")
+    stages = [line for line in shown if re.match(r"(embedding|\d \+ \w+) +\d+  ", line)]
+    assert [line.split("  ")[0] for line in stages] == [
+        "embedding",
+        *("1 + attention", "1 + MLP", "2 + attention", "2 + MLP"),
+    ]
+    payload = model.look(model.encode("# ''+"))
     p = probabilities(payload.tensors["logits"][-1])
     best = int(p.argmax())
     ranks = [int(rank) + 1 for rank in payload.tensors["lens_ranks"][:, -1, best]]
     assert [int(line[len("1 + attention") :].split()[0]) for line in stages] == ranks
     assert ranks[0] > 1
     assert re.match(
-        rf"1 \+ MLP +1  {re.escape(Style().glyph(model.vocabulary[best]))} +{percent(float(p[best]))}", stages[-1]
+        rf"2 \+ MLP +1  {re.escape(Style().glyph(model.vocabulary[best]))} +{percent(float(p[best]))}", stages[-1]
     )
     assert len(re.findall(r"%", stages[-1])) == 5
 
