@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import json
 from collections.abc import Generator, Sequence
 from typing import Any, TypeAlias
 
@@ -21,7 +20,9 @@ from mlx_tinylm.inside.collection import Collection
 from mlx_tinylm.inside.neighbours import embedding_answer
 from mlx_tinylm.inside.origins import Origins
 from mlx_tinylm.inside.payload import Payload
+from mlx_tinylm.inside.request import name_of, names_of, pairs, parsed
 from mlx_tinylm.inside.subject import Subject
+from mlx_tinylm.inside.trace import Head
 from mlx_tinylm.locks import is_locked
 from mlx_tinylm.run_folder.metrics import BASELINES, increment
 from mlx_tinylm.sample_config import SampleConfig
@@ -122,7 +123,7 @@ class Api:
         return found.to_bytes()
 
     @staticmethod
-    def _reading(subject: Subject, ids: Sequence[int], off: list[trace.Head], wanted: set[str]) -> Payload:
+    def _reading(subject: Subject, ids: Sequence[int], off: list[Head], wanted: set[str]) -> Payload:
         """What needs neither lens nor heads, as for each of a dozen snapshots."""
         traced = trace.trace(subject.model, ids, off)
         found = {"logits": traced.logits, "surprise": measures.surprise(traced.logits, traced.ids)}
@@ -216,40 +217,6 @@ class Api:
         found = subject.encode(text)
         check(len(found) <= most, f"the text has {len(found):,} {subject.unit}s; at most {most:,} can be read at once")
         return found
-
-
-def parsed(body: bytes) -> dict[str, Any]:
-    """The object that a body holds; raises TinyLMError for anything else."""
-    try:
-        request = json.loads(body, parse_constant=lambda name: check(False, f"{name} is no number of JSON"))
-    except (ValueError, RecursionError):
-        raise TinyLMError("the request is not JSON") from None
-    check(isinstance(request, dict), "the request is not a JSON object")
-    found: dict[str, Any] = request
-    return found
-
-
-def name_of(run: object) -> str:
-    if not isinstance(run, str):
-        raise TinyLMError(f"run must be the name of a run, not {brief(run)}")
-    return run
-
-
-def names_of(parts: object) -> set[str] | None:
-    if parts is None:
-        return None
-    if not isinstance(parts, list) or len(parts) > 100 or not all(isinstance(part, str) for part in parts):
-        raise TinyLMError("parts must be a list of names of tensors")
-    return set(parts)
-
-
-def pairs(heads: object) -> list[trace.Head]:
-    """[[layer, head], ...] of a request."""
-    if not isinstance(heads, (list, tuple)) or len(heads) > 10_000:
-        raise TinyLMError("heads_off must be a list of [layer, head]")
-    for head in heads:
-        check(isinstance(head, list) and len(head) == 2, f"a head is [layer, head], both from 0, not {brief(head)}")
-    return [(check_count("a layer", layer, 0), check_count("a head", head, 0)) for layer, head in heads]
 
 
 def thinned(lines: Sequence[Line], most: int = POINTS) -> list[Line]:

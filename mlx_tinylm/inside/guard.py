@@ -47,7 +47,7 @@ class Guard:
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
 
     def check_sender(self, headers: Message) -> None:
-        """Raise RefusedError unless the request was sent to this very server, by its own page or from outside of any."""
+        """Raise RefusedError unless the request was sent to this very server, by its own page or from outside any."""
         hosts = headers.get_all("Host") or []
         if hosts != [self.host]:
             raise RefusedError(HTTPStatus.MISDIRECTED_REQUEST, "this is not the host that was asked for")
