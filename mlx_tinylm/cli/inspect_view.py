@@ -165,8 +165,9 @@ def layers(payload: Payload, style: Style) -> list[str]:
     )
     stages = ["embedding", *(f"{n // 2 + 1} + {'MLP' if n % 2 else 'attention'}" for n in range(len(top) - 1))]
     wide = max(map(len, stages))
+    most = 2 if unit == "character" else 8  # columns of a glyph: five fit, and only the end of a text is longer
     shown = [
-        [(style.cut(style.glyph(vocabulary[id]), 8), percent(float(p))) for id, p in zip(*row, strict=True) if id >= 0]
+        [(style.cut(style.glyph(vocabulary[i]), most), percent(float(p))) for i, p in zip(*row, strict=True) if i >= 0]
         for row in zip(top, chances, strict=True)
     ]
     label = max(measure(glyph) for row in shown for glyph, _ in row)

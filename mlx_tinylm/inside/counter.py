@@ -7,7 +7,8 @@ Shapes: N ids of the training text, T time, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from mlx_tinylm.text.ids import Ids
 from mlx_tinylm.text.ngrams import gram_keys
 
 LONGEST = 3
+REMEMBERED = 1 << 22  # probabilities
 TABLE = 1 << 22  # so many different grams are counted in a table, more by sorting
 
 
@@ -36,7 +38,15 @@ class Counter:
 
     def probabilities(self, ids: Sequence[int] | npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """(T,) -> (T, V): at each position, what comes next; by Witten and Bell's rule (1991, method C)."""
-        return np.stack([self.after(ids[max(0, t + 1 - len(self.grams)) : t + 1]) for t in range(len(ids))])
+        given = [int(id) for id in ids]
+        return np.stack(
+            [self._remembered(tuple(given[max(0, t + 2 - len(self.grams)) : t + 1])) for t in range(len(ids))]
+        )
+
+    @functools.cached_property
+    def _remembered(self) -> Callable[[tuple[int, ...]], npt.NDArray[np.float32]]:
+        """`after`, which a text that grows by a character asks nearly the same as before; in 16 MB."""
+        return functools.lru_cache(max(16, REMEMBERED // self.vocab_size))(self.after)
 
     def after(self, history: Sequence[int] | npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """What comes after some ids, of which the last few count: (V,)."""
