@@ -115,16 +115,19 @@ def test_the_last_character_has_no_next_one_to_follow(show: Show) -> None:
 
 
 def test_the_past_lights_up_and_the_future_does_not(show: Show) -> None:
-    """Characters up to the chosen one have a background, by the weight of the chosen head; those after it have none."""
+    """The prompt's colours are the weights of the chosen head up to the chosen character; what follows has none."""
     page = show("attention", "app.state.head = [0, 1]")
-    grounds = page.locator(".text-data").first.evaluate(
-        "grid => [...grid.querySelectorAll('span')].map((span) => span.style.backgroundColor)"
-    )
-    assert all(grounds[:5])
-    assert not any(grounds[5:])
-    assert grounds[3] != grounds[2] == grounds[0]
-    assert "“h” at position 1" not in text(page, ".reading >> nth=0")
-    assert "at 3 (100.00%)" in text(page, ".reading >> nth=0")
+    values = page.evaluate("async () => (await import('/views/attention.js')).paint(app).values")
+    assert values[:5] == [0, 0, 0, 1, 0]
+    assert set(values[5:]) == {None}
+    assert "“c” at position 4 takes most from space at 3 (100.00%)" in text(page, ".reading >> nth=0")
+
+
+def test_the_prompt_has_the_colours_of_the_whole_models_ranks(show: Show) -> None:
+    """Layer by layer colours each character by the rank that it had before it came; the first had none."""
+    page = show("layers")
+    values = page.evaluate("async () => (await import('/views/layers.js')).paint(app).values")
+    assert values == [None] + [1] * (len(values) - 1)
 
 
 def test_heads_are_labelled_only_where_a_measure_says_so(show: Show) -> None:

@@ -124,7 +124,10 @@ export function drawCurve({ context, width, height, ratio, ink }, { series, refe
     line(context, one.colour, one.raw.map(place), [], 0.75);
     context.globalAlpha = 1;
     line(context, one.colour, one.smooth.map(place), one.dash, 1.5);
-    line(context, one.colour, one.points.map(place), one.dash, 1);
+    one.points.map(place).forEach((to, i, all) => {
+      // On a log axis a straight line over half the picture would claim losses that nobody measured.
+      if (i && to[0] - all[i - 1][0] < 0.35 * (w - box.left - box.right)) line(context, one.colour, [all[i - 1], to], one.dash, 1);
+    });
     for (const point of one.points) {
       context.beginPath();
       context.arc(...place(point), series.length > 3 ? 2 : 3, 0, 2 * Math.PI);

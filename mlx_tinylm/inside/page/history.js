@@ -1,6 +1,7 @@
 // What the snapshots of a run make of one prompt: fetched once, all of them, so that the slider needs no request.
 
-export const SAMPLE = 200; // characters that each snapshot writes
+const SAMPLE = 200; // characters that each snapshot writes
+const LATER = 250; // ms: while a prompt is being typed nothing is asked for
 
 // `changed()` is called as each arrives. `want({run, steps, ids, text, settings, seed})` begins anew where these differ.
 export function snapshots(api, changed) {
@@ -25,21 +26,25 @@ export function snapshots(api, changed) {
 
   async function fetchAll(steps, { run, ids, text, settings, seed }, mine, signal) {
     try {
+      await new Promise((done) => setTimeout(done, LATER));
       for (const step of steps) {
+        if (mine !== key) return;
         const { logits, surprise } = await api.trace({ ids: [...ids], run, step, parts: ["logits", "surprise"] }, { signal });
         if (mine !== key) return;
-        const snapshot = { logits, surprise, sample: null };
-        self.of.set(step, snapshot);
+        self.of.set(step, { logits, surprise, sample: null });
         changed();
+      }
+      for (const step of steps) { // samples take longer: bars and surprise of all snapshots come before them
         let sample = "";
         for await (const piece of api.write({ text, settings, seed, tokens: SAMPLE, run, step }, { signal })) sample += piece.text ?? "";
         if (mine !== key) return;
-        snapshot.sample = sample;
+        self.of.get(step).sample = sample;
         changed();
       }
     } catch (error) {
       if (error.name === "AbortError" || mine !== key) return;
       self.failed = error.message;
+      for (const step of steps) if (!self.of.get(step)) self.of.delete(step);
       changed();
     }
   }

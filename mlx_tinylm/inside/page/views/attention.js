@@ -1,18 +1,17 @@
 // Attention: which past characters a head takes from, and what happens without the head.
 
 import { button, make, picture, tools } from "../canvas.js";
-import { domPicture } from "../dom_picture.js";
 import { chosenPosition, kept } from "../kept.js";
 import { bitsChange, largest, percent } from "../numbers.js";
 import { onScheme, scaleBar, sequential } from "../scale.js";
-import { glyph, spoken, textData } from "../text_data.js";
+import { glyph, spoken } from "../text_data.js";
 import { headOf, palette, rowStart, shade, TICKS, triangleImage, triangleSide, weightsOf } from "../triangle.js";
 import { withoutHeads } from "../without_heads.js";
 
 export const title = "Attention";
 export const promise = "where in the past it looks";
 export const codeId = "attention";
-export const above = "At every character each head spreads a weight of 100% over the characters so far and adds up what it finds there. The past of the chosen character is coloured by its weight.";
+export const above = "At every character each head spreads a weight of 100% over the characters so far and adds up what it finds there. Above, the past of the chosen character is coloured by its weight.";
 export const below = "Weight is not importance: a head may look somewhere and bring back nothing of use. Switch it off and see what changes.";
 
 const NAMES = { previous: "previous character", line_start: "start of line", same_before: "same character before", induction: "induction" };
@@ -34,7 +33,6 @@ function build(app) {
   const choice = make("select", { id: "head" });
   const off = button("switch this head off", () => toggle(), { "data-key": "h", "aria-pressed": "false", class: "off" });
   const all = button("all heads on", () => setOff([]), { hidden: true });
-  const weights = textData({ label: "Attention of the chosen character: its past by weight", onSelect: (position) => app.set({ position }) });
   const strongest = make("p", { class: "reading", role: "status" });
   const thumbs = make("div", { class: "thumbs", role: "group", "aria-label": "All heads, as layer.head" });
   const readout = make("p", { class: "readout" });
@@ -51,14 +49,14 @@ function build(app) {
   const effect = withoutHeads(app.api, { select: (position) => app.set({ position }), changed: () => markThumbs() });
   const element = make("div", { class: "view-attention" },
     make("div", { class: "controls" }, make("label", { htmlFor: "head", textContent: "Head" }), choice, off, all),
-    weights.element, strongest, effect.said,
-    make("div", { class: "scales" }, scaleBar({ title: "weight", ticks: TICKS })),
-    tools({ name: "attention of the chosen character", picture: () => domPicture(weights.grid),
+    strongest, effect.said,
+    tools({ name: "attention of the chosen character",
       table: () => [["position", "character", "weight"], Array.from({ length: at() + 1 }, (_, i) => [i, glyph(token(i)), percent(weight(at(), i))])],
       json: () => ({ position: at(), head: app.state.head ?? "mean of all heads", tokens: tokens().slice(0, at() + 1), weights: Array.from({ length: at() + 1 }, (_, i) => round(weight(at(), i))) }) }).element,
     make("section", {}, make("h3", { textContent: "All heads" }),
       make("p", { class: "note" }, make("span", { class: "wide-only", textContent: "A column a layer, the first at the left." }), make("span", { class: "narrow-only", textContent: "A row a layer, the first at the top." }),
-        " In each small picture rows look and columns are looked at, all on the scale above. A name stands only where a measure says so, with its score from 0 to 1."), thumbs),
+        " In each small picture rows look and columns are looked at, all on one scale. A name stands only where a measure says so, with its score from 0 to 1."),
+      make("div", { class: "scales" }, scaleBar({ title: "weight", ticks: TICKS })), thumbs),
     make("div", { class: "pair" },
       make("section", {}, make("h3", { textContent: "The matrix" }), readout, matrix.element), effect.element));
 
@@ -102,11 +100,6 @@ function build(app) {
     off.setAttribute("aria-pressed", String(Boolean(head && isOff(...head))));
     all.hidden = !effect.off.length;
     const position = at();
-    weights.update({
-      tokens: tokens(), selected: position,
-      values: Array.from(data.ids, (_, i) => (i <= position ? shade(weight(position, i)) : null)),
-      describe: (i) => (i > position ? [`${spoken(token(i))} at ${i}`, "the future: never looked at"] : [`${spoken(token(i))} at ${i}`, `weight ${percent(weight(position, i))}`]),
-    });
     strongest.textContent = `${spoken(token(position))} at position ${position} takes most from ${topText()}.`;
     markThumbs();
     say(position, null);

@@ -196,7 +196,7 @@ function build(app) {
       references: base ? [{ label: "guessing", value: base.guessing }, ...base.ngrams.map((value, i) => ({ label: `${i + 1}-gram`, value }))] : guessing(),
       series: some.map((one) => {
         const place = curves.indexOf(one);
-        return { name: one.run, end: some.length > 1 ? one.run : "this run", colour: colours[place % 4], dash: DASHES[Math.floor(place / 4) % DASHES.length],
+        return { name: one.run, end: one.run, colour: colours[place % 4], dash: DASHES[Math.floor(place / 4) % DASHES.length],
           raw: some.length > 3 ? [] : thinned(one.training), smooth: thinned(smoothed(one.training)), points: one.validations };
       }),
     };
