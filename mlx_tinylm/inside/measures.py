@@ -89,14 +89,15 @@ def head_scores(attention: Array, ids: Sequence[int], newlines: Iterable[int]) -
     A score is the mean, over the positions where there is such a place, of the weight on all such places: from 0 to
     1, NaN where fewer than FEWEST positions have one. They are those of `places`.
     """
-    scores = np.full((*attention.shape[:2], len(KINDS)), np.nan, np.float32)
-    even = np.full(len(KINDS), np.nan, np.float32)
-    for n, wanted in enumerate(places(ids, newlines).values()):
-        rows = np.flatnonzero(wanted.any(-1))
-        if len(rows) >= FEWEST:
-            scores[:, :, n] = np.einsum("lhts,ts->lht", attention[:, :, rows], wanted[rows].astype(np.float32)).mean(-1)
-            even[n] = (wanted[rows].sum(-1) / (rows + 1)).mean()
-    return scores, even
+    L, H, T = attention.shape[:3]
+    wanted = np.stack(list(places(ids, newlines).values()), axis=-1)  # (T, T, N)
+    known = wanted.any(1)  # (T, N)
+    # Each position's looks at all places of a kind, in one pass over the weights.
+    weights = attention.reshape(L * H, T, T).swapaxes(0, 1) @ wanted.astype(np.float32)  # (T, L H, N)
+    counts = np.where(known.sum(0) >= FEWEST, known.sum(0), np.nan)  # (N,)
+    scores = (weights.sum(0) / counts).reshape(L, H, -1)
+    even = (wanted.sum(1) / np.arange(1, T + 1)[:, None]).sum(0) / counts
+    return scores.astype(np.float32), even.astype(np.float32)
 
 
 def places(ids: Sequence[int], newlines: Iterable[int]) -> dict[str, Bools]:

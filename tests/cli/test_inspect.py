@@ -131,7 +131,7 @@ def test_a_row_for_each_stage(invoke: Invoke, tmp_path: Path) -> None:
     assert re.match(
         rf"2 \+ MLP +1  {re.escape(Style().glyph(model.vocabulary[best]))} +{percent(float(p[best]))}", stages[-1]
     )
-    assert len(re.findall(r"%", stages[-1])) == 5
+    assert len(re.findall(r"\d%", stages[-1])) == 5
 
 
 def test_heads_with_a_name() -> None:
