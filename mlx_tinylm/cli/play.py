@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 from pathlib import Path
 
 import click
@@ -36,11 +38,21 @@ def play(
     mlx-tinylm play weights/run-1 weights/run-2
     mlx-tinylm play --save page.html         # to keep, or to put on the web
     """
-    from mlx_tinylm.inside.playing import playing
+    from mlx_tinylm.inside.playing import playing, save_play
 
+    if save is not None:
+        size = save_play(save, weights, backend)
+        return click.echo(
+            f"{save}: {size / 1e6:.1f} MB. It opens from disk, or from any web server, without this program."
+        )
     with playing(weights, backend, port or 0, debug=context.find_root().params["debug"]) as page:
         click.echo(f"{page.address}\nCtrl-C ends it.")
-        if not no_open:
+        if not no_open and can_open():
             click.launch(page.address)
         with contextlib.suppress(KeyboardInterrupt):
             page.wait()
+
+
+def can_open() -> bool:
+    """Whether there is a screen to open a browser on; without one a browser for terminals would take over this one."""
+    return sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))

@@ -12,6 +12,7 @@ from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.inside.api import Api
 from mlx_tinylm.inside.collection import Collection
 from mlx_tinylm.inside.model_thread import ModelThread
+from mlx_tinylm.inside.saved_page import check_free, save_page
 from mlx_tinylm.inside.server import Server
 from mlx_tinylm.inside.subject import Subject
 from mlx_tinylm.model_folder.folder import shipped_weights
@@ -67,3 +68,12 @@ def playing(weights: Sequence[Path], backend: str, port: int, debug: bool = Fals
         threading.Thread(target=server.serve_forever, args=(0.05,), name="server", daemon=True).start()
         stack.callback(server.shutdown)
         yield Playing(server, model)
+
+
+def save_play(path: Path, weights: Sequence[Path], backend: str) -> int:
+    """Write the page that `playing` would open with as one file, as `save_page` does."""
+    check_free(path)
+    api = opened(weights, backend)
+    subject = api.subject
+    ids = subject.encode(api.prompt)
+    return save_page(path, subject, subject.look(ids), api.collection.folders.values())
