@@ -90,7 +90,8 @@ def inspect(
     if html is not None:
         from mlx_tinylm.inside.saved_page import save_page
 
-        save_page(html, subject, payload)
+        size = save_page(html, subject, payload)
+        terminal.note(f"{html}: {size / 1e6:.1f} MB. It opens from disk, or from any web server, without this program.")
     if as_json:
         click.echo(json.dumps(payload.to_json()))
     elif html is None:

@@ -68,11 +68,13 @@ class Style:
         return "█" * (eighths // 8) + EIGHTHS[eighths % 8].strip()
 
     def glyph(self, text: str) -> str:
-        """A token's text, its white space visible."""
-        space, newline, tab = ("·", "⏎", "→") if self.blocks else ("_", "\\n", "\\t")
-        return escaped(text.replace("\r\n", "\n"), keep="\n\t").replace(" ", space).replace("\n", newline).replace(
-            "\t", tab
-        ) or ("∅" if self.blocks else "?")
+        """A token's text, its white space visible, and never without a column of its own."""
+        shown = escaped(text.replace("\r\n", "\n"), keep="\n\t")
+        for white, mark in zip(" \n\t", ("·", "⏎", "→") if self.blocks else ("_", "\\n", "\\t"), strict=True):
+            shown = shown.replace(white, mark)
+        if measure(shown):
+            return shown
+        return f"◌{shown}" if shown else "∅" if self.blocks else "?"
 
     def spoken(self, text: str) -> str:
         """A token in a sentence."""

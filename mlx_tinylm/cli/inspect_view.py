@@ -98,7 +98,7 @@ def next_id(payload: Payload, style: Style, why_no_counter: str) -> list[str]:
         lines.append(
             padded(more, label) + "".join(f"  {percent(float(c[rest].sum())):>7} {'':<{room}}" for c in columns)
         )
-    return [*lines, *style.prose(why_no_counter)] if why_no_counter and counter is None else lines
+    return [*lines, "", *style.prose(why_no_counter)] if why_no_counter and counter is None else lines
 
 
 def _end(payload: Payload, style: Style) -> str:

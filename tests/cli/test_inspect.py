@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import os
@@ -174,6 +175,22 @@ def test_json(invoke: Invoke, model: Subject) -> None:
     assert json.loads(result.stdout) == model.look(model.encode("of the t"), [(0, 0)]).to_json()
 
 
+def test_html(invoke: Invoke, model: Subject, tmp_path: Path) -> None:
+    """--html writes one file with the numbers of the payload in it, and says so; nothing else is printed."""
+    page = tmp_path / "page.html"
+    result = invoke("inspect", "model", "--prompt", "of the t", "--html", page, "--backend", "numpy")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert re.fullmatch(rf"{page}: \d+\.\d MB. It opens from disk, .*without this program\.\n", result.stderr)
+    payload = model.look(model.encode("of the t"))
+    assert base64.b64encode(payload.to_bytes()).decode() in page.read_text("utf-8")
+    again = invoke("inspect", "model", "--prompt", "of the t", "--html", page, "--json", "--backend", "numpy")
+    assert json.loads(again.stdout) == payload.to_json()
+    page.write_text("a letter")
+    refused = invoke("inspect", "model", "--html", page)
+    assert (refused.exit_code, len(refused.stderr.splitlines())) == (1, 1)
+    assert page.read_text() == "a letter"
+
+
 @pytest.mark.parametrize("config", BOTH, ids=lambda config: config.family)
 def test_both_back_ends_print_the_same(invoke: Invoke, config: ModelConfig, tmp_path: Path) -> None:
     """MLX and NumPy agree on all that is shown but their name."""
@@ -256,6 +273,7 @@ def test_white_space_and_what_does_not_print() -> None:
     assert Style(blocks=False).glyph(" \n") == "_\\n"
     assert Style(blocks=False).spoken("a") == '"a"'
     assert Style().glyph("") == "∅"
+    assert Style().glyph("\u0301") == "◌\u0301"  # an accent by itself has a column for its digit
 
 
 @pytest.mark.parametrize(
