@@ -46,20 +46,23 @@ export function textData({ label, onSelect, colour = sequential }) {
   }
 
   function update(next) {
-    const renewed = spans.length !== next.tokens.length || next.tokens.some((token, i) => token !== shown.tokens[i]);
+    let same = 0; // what is unchanged stays: a text that grows is only added to
+    while (same < spans.length && next.tokens[same] === shown.tokens[same]) same += 1;
     shown = { ...shown, ...next };
-    if (renewed) {
-      const text = document.createDocumentFragment();
-      spans = shown.tokens.map((token) => {
-        const space = /^\s+$/.test(token);
-        const span = make("span", { textContent: glyph(token), class: space ? "white" : "" });
-        span.dataset.text = token;
-        text.append(span);
-        if (token.endsWith("\n")) text.append(make("br"));
-        return span;
-      });
-      grid.replaceChildren(text);
+    if (same < spans.length) {
+      for (const after = spans[same]; after.nextSibling;) after.nextSibling.remove();
+      spans[same].remove();
+      spans.length = same;
     }
+    const text = document.createDocumentFragment();
+    for (const token of shown.tokens.slice(same)) {
+      const span = make("span", { textContent: glyph(token), class: /^\s+$/.test(token) ? "white" : "" });
+      span.dataset.text = token;
+      spans.push(span);
+      text.append(span);
+      if (token.endsWith("\n")) text.append(make("br"));
+    }
+    grid.append(text);
     spans.forEach((span, i) => {
       const value = shown.values[i];
       const blank = value === null || value === undefined || Number.isNaN(value);
