@@ -47,6 +47,7 @@ from mlx_tinylm.inside.counter import Counter
 from mlx_tinylm.inside.trace import Head, readouts, trace
 
 VERSION = 1
+TYPES = {"float32": "F32", "int32": "I32", "uint8": "U8"}
 Array = npt.NDArray[Any]
 
 
@@ -58,11 +59,20 @@ class Payload:
     meta: Mapping[str, Any]
 
     def to_bytes(self) -> bytes:
-        from safetensors.numpy import save
-
-        metadata = {"mlx_tinylm": str(VERSION), "json": json.dumps(self.meta, ensure_ascii=True)}
-        found: bytes = save({name: np.ascontiguousarray(each) for name, each in self.tensors.items()}, metadata)
-        return found
+        """The same bytes each time, which safetensors' own writer does not promise; wide numbers first, aligned."""
+        order = sorted(self.tensors, key=lambda name: (-self.tensors[name].dtype.itemsize, name))
+        header: dict[str, Any] = {"__metadata__": {"mlx_tinylm": str(VERSION), "json": json.dumps(self.meta)}}
+        data: list[bytes] = []
+        end = 0
+        for name in order:
+            array = self.tensors[name]
+            data.append(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+            start, end = end, end + len(data[-1])
+            kind = TYPES[array.dtype.name]
+            header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [start, end]}
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        return b"".join([len(text).to_bytes(8, "little"), text, *data])
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Payload:

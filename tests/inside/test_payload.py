@@ -64,6 +64,20 @@ def test_bytes_and_json_say_the_same(tmp_path: Path) -> None:
     assert said["tensors"]["surprise"][0] is None
 
 
+def test_the_same_bytes_each_time(tmp_path: Path) -> None:
+    """The same look gives the same bytes, each tensor at a multiple of the width of its numbers."""
+    model = subject(tmp_path)
+    content = model.look(IDS).to_bytes()
+    assert all(model.look(IDS).to_bytes() == content for _ in range(5))
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    width = {"F32": 4, "I32": 4, "U8": 1}
+    places = [start + each["data_offsets"][0] for name, each in header.items() if name != "__metadata__"]
+    kinds = [each["dtype"] for name, each in header.items() if name != "__metadata__"]
+    assert all(place % width[kind] == 0 for place, kind in zip(places, kinds, strict=True))
+    assert start % 8 == 0
+
+
 def test_any_reader_of_safetensors_reads_it(tmp_path: Path) -> None:
     """The bytes are a safetensors file whose metadata holds the version and the object."""
     from safetensors import safe_open
