@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -20,28 +20,14 @@ Open = Callable[..., Any]
 
 
 @pytest.fixture
-def visit(browser: Any) -> Iterator[Open]:
-    """`visit(play, view, ...)`: the page of a server at a view of PROMPT; whatever goes wrong in it fails the test."""
-    pages: list[Any] = []
-    problems: list[str] = []
+def visit(watched: Open) -> Open:
+    """`visit(play, view, ...)`: the page of a server at a view, of PROMPT or the model's own example."""
 
-    def opened(play: Any, view: str, at: int = 20, **settings: Any) -> Any:
-        page = browser.new_page(**{"viewport": {"width": 1280, "height": 900}, **settings})
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-        page.on("request", lambda request: None if request.url.startswith(play.address.split("#")[0]) else odd(request))
-        pages.append(page)
-        page.goto(f"{play.address}&view={view}&prompt={quote(PROMPT)}&at={at}")
-        return page
+    def opened(play: Any, view: str, prompt: str | None = None, **settings: Any) -> Any:
+        chosen = "" if prompt is None else f"&prompt={quote(prompt)}"
+        return watched(f"{play.address}&view={view}{chosen}&at=20", **settings)
 
-    def odd(request: Any) -> None:
-        if not request.url.startswith(("data:", "blob:")):
-            problems.append(f"asked elsewhere: {request.url}")
-
-    yield opened
-    for page in pages:
-        page.close()
-    assert problems == []
+    return opened
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +40,7 @@ def test_the_lens_ends_where_the_model_does(visit: Open, play: Any, model: Any) 
     network, tokenizer = model
     logits = trace(network, tokenizer.encode(PROMPT)).logits[20]
     expected = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-    page = visit(play, "layers")
+    page = visit(play, "layers", PROMPT)
     last = page.locator(".lens tbody tr").last
     last.wait_for()
     shown = [float(text.rstrip("%")) for text in last.locator(".p").all_inner_texts() if "<" not in text]
@@ -71,7 +57,7 @@ def test_a_head_switched_off_by_its_key_has_the_loss_of_the_trace_without_it(
     losses = [
         np.nanmean(surprise(trace(network, ids, off).logits, np.asarray(ids, np.int32))) / BIT for off in ((), [(1, 3)])
     ]
-    page = visit(play, "attention")
+    page = visit(play, "attention", PROMPT)
     page.locator(".thumb").nth(7).click()
     page.keyboard.press("h")
     sentence = page.get_by_text("Without 2.4 the loss of this text goes from")
@@ -84,7 +70,7 @@ def test_the_matrix_of_the_page_is_that_of_the_trace(visit: Open, play: Any, mod
     """The weights of a head in its table are those of Python, to a 255th."""
     network, tokenizer = model
     row = trace(network, tokenizer.encode(PROMPT)).attention[1, 3, 20, :21]
-    page = visit(play, "attention")
+    page = visit(play, "attention", PROMPT)
     page.locator(".thumb").nth(7).click()
     page.locator(".view-attention details.twin summary").first.click()
     cells = page.locator(".view-attention details.twin").first.get_by_role("row")
@@ -95,7 +81,7 @@ def test_the_matrix_of_the_page_is_that_of_the_trace(visit: Open, play: Any, mod
 
 def test_neighbours_are_sorted_and_follow_the_prompts_selection(visit: Open, play: Any) -> None:
     """The character at the chosen position has eight neighbours, the closest first; another position has others."""
-    page = visit(play, "characters")
+    page = visit(play, "characters", PROMPT)
     page.locator(".near tbody tr").nth(7).wait_for()
     cosines = [float(text) for text in page.locator(".near tbody .number").all_inner_texts()]
     assert cosines == sorted(cosines, reverse=True)
@@ -106,16 +92,17 @@ def test_neighbours_are_sorted_and_follow_the_prompts_selection(visit: Open, pla
 
 def test_the_slider_moves_through_a_runs_snapshots_without_a_request(visit: Open, play_run: Any) -> None:
     """Once all snapshots of a real run are here, moving through them asks the server for nothing."""
+    from playwright.sync_api import expect
+
     page = visit(play_run, "growing")
     page.locator("#snapshot").wait_for()
-    page.wait_for_function("document.querySelector('.snapshots .note').textContent === ''", timeout=60000)
-    asked: list[str] = []
-    page.on("request", lambda request: None if request.url.endswith("/metrics") else asked.append(request.url))
+    expect(page.locator(".snapshots .note")).to_have_text("", timeout=60000)
+    page.requests.clear()
     seen = set()
     for _ in range(int(page.locator("#snapshot").get_attribute("max"))):
         page.locator("#snapshot").press("ArrowLeft")
         seen.add(page.locator(".view-growing .snapshots .reading").inner_text())
-    assert asked == []
+    assert [url for url in page.requests if not url.endswith("/metrics")] == []
     assert page.locator(".step-name").inner_text() == "0"
     assert len(seen) > 2
 
@@ -128,8 +115,7 @@ def test_the_curve_of_a_run_is_there_with_its_lowest_loss(visit: Open, play_run:
     page.locator("figure.picture tbody tr").first.wait_for()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (1280, "dark")])
 @pytest.mark.parametrize("view", ["layers", "attention", "characters", "growing"])
 def test_a_view_is_accessible(visit: Open, play_run: Any, axe: str, view: str, width: int, scheme: str) -> None:
     """axe finds nothing to say against a view, with its tables unfolded, in either colour scheme, wide and narrow."""

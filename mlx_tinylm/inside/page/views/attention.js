@@ -100,7 +100,8 @@ function build(app) {
     off.setAttribute("aria-pressed", String(Boolean(head && isOff(...head))));
     all.hidden = !effect.off.length;
     const position = at();
-    strongest.textContent = `${spoken(token(position))} at position ${position} takes most from ${topText()}.`;
+    const from = spoken(token(position));
+    strongest.textContent = `${from[0].toUpperCase()}${from.slice(1)} at position ${position} takes most from ${topText()}.`;
     markThumbs();
     say(position, null);
     matrix.redraw();

@@ -236,7 +236,7 @@ function build(app) {
     const size = vocabulary.length;
     const snapshot = past.of.get(step);
     const have = steps().filter((one) => past.of.get(one)?.sample !== null && past.of.get(one)).length;
-    progress.textContent = past.failed || (have < steps().length ? `${have} of ${steps().length} snapshots are here.` : "");
+    progress.textContent = past.failed || (have < steps().length ? `The samples of ${have} of ${steps().length} snapshots are here.` : "");
     stepName.textContent = grouped(step);
     slider.setAttribute("aria-valuetext", `step ${step}`);
     const i = chosenPosition(app);
