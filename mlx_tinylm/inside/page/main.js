@@ -7,7 +7,7 @@ import { listen } from "./keys.js";
 import { remember, remembered } from "./memory.js";
 import { bits, grouped } from "./numbers.js";
 import { promptEditor, surprisePaint } from "./prompt.js";
-import { address, parse } from "./state.js";
+import { address, format, parse } from "./state.js";
 import { tour } from "./tour.js";
 import { VIEWS } from "./views.js";
 import { namesOf, wordsOf } from "./words.js";
@@ -114,6 +114,7 @@ function draw() {
   for (const link of byId("views").querySelectorAll("a")) {
     const here = link.dataset.view === view;
     if (here && !link.hasAttribute("aria-current")) link.parentElement.scrollLeft = link.offsetLeft - 16;
+    link.href = format(given.token, { ...app.state, view: link.dataset.view });
     if (here) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
@@ -129,13 +130,13 @@ function frameOf(name) {
     const view = VIEWS[name];
     const root = make("div", { class: "view" });
     const meanings = make("div");
-    const words = make("details", { class: "meanings", open: remembered("words") !== "folded" }, make("summary", { textContent: `in other words: ${namesOf(name)}` }), meanings);
+    const words = make("details", { class: "meanings", open: (remembered("words") ?? (innerWidth < 720 ? "folded" : "")) !== "folded" }, make("summary", { textContent: `in other words: ${namesOf(name)}` }), meanings);
     words.addEventListener("toggle", () => {
       remember("words", words.open ? "open" : "folded");
       redraw();
     });
     const element = make("article", { "aria-labelledby": `${name}-title` },
-      make("div", { class: "title" }, make("h1", { id: `${name}-title`, textContent: view.title }), codeOf(view)),
+      make("div", { class: "title" }, make("h2", { id: `${name}-title`, textContent: view.title }), codeOf(view)),
       make("p", { class: "above", textContent: view.above }), words, root, make("p", { class: "below", textContent: view.below }));
     byId("view").append(element);
     frames.set(name, { element, root, words, meanings });
@@ -152,7 +153,7 @@ function codeOf({ codeId }) {
 
 function navigation() {
   byId("views").append(...Object.entries(VIEWS).map(([name, view], i) => {
-    const link = make("a", { href: `#${given.token}&view=${name}`, "aria-keyshortcuts": String(i + 1) },
+    const link = make("a", { "aria-keyshortcuts": String(i + 1) },
       make("b", { textContent: `${i + 1} ${view.title}` }), make("span", { textContent: view.promise }));
     link.dataset.view = name;
     link.addEventListener("click", (event) => {
@@ -184,6 +185,10 @@ async function begin() {
   openTour = tour(byId("tour"), app);
   const help = helpDialog(app, () => openTour.start());
   byId("help").addEventListener("click", help);
+  byId("skip").addEventListener("click", (event) => {
+    event.preventDefault(); // its own target would take the state's place in the address
+    byId("main").focus();
+  });
   listen(app, { edit: editor.focus, help, root: () => frames.get(app.state.view)?.root });
   addEventListener("popstate", back);
   redraw();

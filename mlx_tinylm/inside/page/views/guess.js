@@ -115,7 +115,7 @@ function build(app) {
     if (!game) return;
     const start = Math.min(GIVEN, game.ids.length - 1);
     text.update({
-      tokens: [...Array.from({ length: place }, (_, i) => token(i)), ...(place < game.ids.length ? ["?"] : [])],
+      tokens: [...Array.from({ length: place }, (_, i) => token(i)), ...(place < game.ids.length ? ["_"] : [])],
       values: Array.from({ length: place + 1 }, (_, i) => (costs[i - start] ? costs[i - start].you / BIT / TOP : null)),
       selected: Math.min(at ?? place, place < game.ids.length ? place : place - 1),
       describe: (i) => {

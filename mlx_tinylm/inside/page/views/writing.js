@@ -186,7 +186,6 @@ function build(app) {
     say(known.size);
     drawOthers();
     drawOrigins();
-    for (const each of [one, write]) each.setAttribute("aria-disabled", "false");
     again.disabled = !items.length;
     use.disabled = !items.length || Boolean(app.api.saved);
   }
@@ -204,7 +203,8 @@ function build(app) {
       return;
     }
     const i = looked();
-    others.replaceChildren(...item.top.map(([id, p], place) => {
+    const top = item.top.some(([id]) => id === item.id) ? item.top : [...item.top, [item.id, item.p]];
+    others.replaceChildren(...top.map(([id, p], place) => {
       const token = app.model.vocabulary[id];
       const same = id === item.id;
       const fill = make("span", { class: "fill" });
