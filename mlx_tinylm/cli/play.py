@@ -38,6 +38,7 @@ def play(
     mlx-tinylm play weights/run-1 weights/run-2
     mlx-tinylm play --save page.html         # to keep, or to put on the web
     """
+    debug = context.find_root().params.get("debug", False)
     from mlx_tinylm.inside.playing import playing, save_play
 
     if save is not None:
@@ -45,12 +46,11 @@ def play(
         return click.echo(
             f"{save}: {size / 1e6:.1f} MB. It opens from disk, or from any web server, without this program."
         )
-    with playing(weights, backend, port or 0, debug=context.find_root().params["debug"]) as page:
+    with contextlib.suppress(KeyboardInterrupt), playing(weights, backend, port or 0, debug=debug) as page:
         click.echo(f"{page.address}\nCtrl-C ends it.")
         if not no_open and can_open():
             click.launch(page.address)
-        with contextlib.suppress(KeyboardInterrupt):
-            page.wait()
+        page.wait()
 
 
 def can_open() -> bool:

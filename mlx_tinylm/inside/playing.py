@@ -7,16 +7,14 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.inside.api import Api
-from mlx_tinylm.inside.collection import Collection
 from mlx_tinylm.inside.model_thread import ModelThread
-from mlx_tinylm.inside.saved_page import check_free, save_page
 from mlx_tinylm.inside.server import Server
-from mlx_tinylm.inside.subject import Subject
-from mlx_tinylm.model_folder.folder import shipped_weights
-from mlx_tinylm.run_folder.runs import find_run, find_runs
+
+# All else is imported in the model's thread, meanwhile: the address is there at once.
+if TYPE_CHECKING:
+    from mlx_tinylm.inside.api import Api
 
 RUNS = Path("weights")
 PATIENCE = 0.5  # seconds for a model to open, so that what is wrong with it is said instead of an address
@@ -41,11 +39,19 @@ class Playing:
 
 def opened(weights: Sequence[Path], backend: str) -> Api:
     """The answers about the first of some model folders, or the one that ships; raises TinyLMError as `load` does."""
+    from mlx_tinylm.inside.api import Api
+    from mlx_tinylm.inside.collection import Collection
+    from mlx_tinylm.inside.subject import Subject
+    from mlx_tinylm.model_folder.folder import shipped_weights
+
     return Api(Collection(Subject.open(weights[0] if weights else shipped_weights(), backend), runs_of(weights)))
 
 
 def runs_of(weights: Sequence[Path]) -> list[Path]:
     """The folders that hold a run, of those that are given or, without any, in weights/."""
+    from mlx_tinylm.errors import TinyLMError
+    from mlx_tinylm.run_folder.runs import find_run, find_runs
+
     if weights:
         return [folder for folder in dict.fromkeys(weights) if find_run(folder) is not None]
     with contextlib.suppress(TinyLMError):
@@ -72,6 +78,8 @@ def playing(weights: Sequence[Path], backend: str, port: int, debug: bool = Fals
 
 def save_play(path: Path, weights: Sequence[Path], backend: str) -> int:
     """Write the page that `playing` would open with as one file, as `save_page` does."""
+    from mlx_tinylm.inside.saved_page import check_free, save_page
+
     check_free(path)
     api = opened(weights, backend)
     subject = api.subject

@@ -9,13 +9,15 @@ import sys
 import threading
 import traceback
 from http.server import ThreadingHTTPServer
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.inside.api import Api
 from mlx_tinylm.inside.guard import Guard
 from mlx_tinylm.inside.handler import STREAMS, Handler
 from mlx_tinylm.inside.model_thread import ModelThread
+
+if TYPE_CHECKING:
+    from mlx_tinylm.inside.api import Api
 
 ADDRESS = "127.0.0.1"
 CONNECTIONS = 32
