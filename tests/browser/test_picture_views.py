@@ -239,6 +239,18 @@ def test_a_run_is_watched_while_it_trains(show: Show) -> None:
     page.locator(".step-name", has_text="1\u202f000").wait_for(timeout=5000)
 
 
+def test_the_last_snapshot_is_there_when_training_ends(show: Show) -> None:
+    """A run that ends a few steps after the page last looked still has its last snapshot on the slider."""
+    lines = [{"step": step, "loss": 3.0} for step in range(1, 201)]
+    page = show("growing", f"app.live = true; app.lines = {json.dumps(lines)}; app.runs[0].steps = [0, 1, 100, 200]")
+    page.locator(".step-name", has_text="200").wait_for()
+    end = json.dumps([{"step": 201, "loss": 3.0}])
+    page.evaluate(
+        f"app.live = false; app.lines.push(...{end}); app.runs = [{{name: 'run-1', steps: [0, 1, 100, 200, 201]}}]"
+    )
+    page.locator(".step-name", has_text="201").wait_for(timeout=5000)
+
+
 def test_a_finished_run_is_not_asked_for_ever(show: Show) -> None:
     """Where nothing trains, a view that is left asks no more."""
     page = show(

@@ -23,13 +23,13 @@ export function thinned(points, most = MOST_POINTS) {
 }
 
 // An exponential mean over the last steps with its start corrected, as Adam's moments are (Kingma and Ba 2015, section 3).
-// Over a fifth of the steps so far at the most: the first ones fall fast, and a log axis shows them large.
+// Over a tenth of the steps so far at the most: the first ones fall fast, and a log axis shows them large.
 export function smoothed(points, steps = 25) {
   let sum = 0;
   let weight = 0;
   let last = null;
   return points.map(([step, value]) => {
-    const keep = last === null ? 0 : Math.exp(-Math.max(step - last, 0) / Math.min(steps, 1 + step / 5));
+    const keep = last === null ? 0 : Math.exp(-Math.max(step - last, 0) / Math.min(steps, 1 + step / 10));
     last = step;
     sum = keep * sum + (1 - keep || 1) * value;
     weight = keep * weight + (1 - keep || 1);

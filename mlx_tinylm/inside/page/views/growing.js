@@ -162,19 +162,19 @@ function build(app) {
       curve.redraw();
       say();
       const one = curves.find(({ run }) => run === chosen);
-      if (one?.live && wanted()) await newSnapshots(one);
+      if (one && wanted()) await newSnapshots(one);
     }).finally(() => {
       polling = false;
     });
     say();
   }
 
-  // A run that trains makes snapshots on the way: they are looked for when the step has passed a new one.
-  let looked = 0;
+  // A run that trains makes snapshots on the way, ever fewer: they are looked for when it has gone on by a tenth, and in the end.
+  let looked = { step: 0, live: false };
   async function newSnapshots(one) {
     const last = one.training.at(-1)?.[0] ?? 0;
-    if (last < 1.5 * looked && last - looked < 1000) return;
-    looked = last;
+    if (one.live === looked.live && last >= looked.step && last < 1.1 * looked.step) return;
+    looked = { step: last, live: one.live };
     const known = String(steps());
     const found = (await app.api.model({ renewed: true })).runs ?? [];
     if (String(found.find(({ name }) => name === chosen)?.steps ?? []) !== known) {
