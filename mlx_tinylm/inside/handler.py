@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import select
 import socket
 import time
@@ -79,7 +80,8 @@ class Handler(BaseHTTPRequestHandler):
         file = page_files().get(self.path)
         if file is None:
             return self.refuse(RefusedError(HTTPStatus.NOT_FOUND, "there is no such page"))
-        self.answer(HTTPStatus.OK, file.read(), file.type)
+        packs = "gzip" in re.findall(r"[\w*]+", ", ".join(self.headers.get_all("Accept-Encoding") or []))
+        self.answer(HTTPStatus.OK, file.packed() if packs else file.read(), file.type, packed=packs)
 
     def do_POST(self) -> None:
         try:
@@ -149,8 +151,8 @@ class Handler(BaseHTTPRequestHandler):
 
     # What is sent
 
-    def answer(self, status: HTTPStatus, content: bytes, kind: str) -> None:
-        self.head(status, kind, len(content))
+    def answer(self, status: HTTPStatus, content: bytes, kind: str, packed: bool = False) -> None:
+        self.head(status, kind, len(content), packed)
         self.wfile.write(content)
 
     def send_lines(self, lines: list[Line]) -> None:
@@ -175,13 +177,15 @@ class Handler(BaseHTTPRequestHandler):
             while left > 0 and (read := len(self.connection.recv(left))):
                 left -= read
 
-    def head(self, status: HTTPStatus, kind: str, length: int | None) -> None:
+    def head(self, status: HTTPStatus, kind: str, length: int | None, packed: bool = False) -> None:
         self.begun = True
         self.connection.settimeout(WRITE)
         self.send_response_only(status)
         self.send_header("Content-Type", kind)
         if length is not None:
             self.send_header("Content-Length", str(length))
+        if packed:
+            self.send_header("Content-Encoding", "gzip")
         self.send_header("Connection", "close")
         for name, value in HEADERS.items():
             self.send_header(name, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gzip
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,15 @@ class PageFile:
 
     def read(self) -> bytes:
         return self.path.read_bytes()
+
+    def packed(self) -> bytes:
+        """The same with gzip, done once for each state of the file."""
+        return _packed(self.path, self.path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(128)
+def _packed(path: Path, changed: int) -> bytes:
+    return gzip.compress(path.read_bytes(), mtime=0)
 
 
 @functools.cache
