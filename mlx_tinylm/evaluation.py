@@ -1,7 +1,4 @@
-"""How good a model is: the mean loss of a text, every target counted once.
-
-Shapes: N ids, B batch, T time.
-"""
+"""How good a model is, measured on a text: what `eval` says."""
 
 from __future__ import annotations
 
@@ -13,78 +10,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
-
-from mlx_tinylm.backend.choose import LanguageModel, load_model
+from mlx_tinylm.backend.choose import load_model
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.generation import NOT_FINITE
+from mlx_tinylm.mean_loss import Evaluation, evaluate
 from mlx_tinylm.memorised import memorised_share
 from mlx_tinylm.model_folder.folder import open_folder
 from mlx_tinylm.run_folder.training_text import text_at_hand, trained_on, training_text
 from mlx_tinylm.text.corpus import Corpus, open_corpus
-from mlx_tinylm.text.ids import Dataset, Ids, encode
+from mlx_tinylm.text.ids import Dataset, encode
 from mlx_tinylm.text.named_corpora import NAMED
 from mlx_tinylm.text.ngrams import ngram_losses
 from mlx_tinylm.text.tokenizer import quoted
 
-Watch: TypeAlias = Callable[[int, int], None]  # is told how much is done, and of how much; may raise to stop
-WatchStages: TypeAlias = Callable[[str, int, int], None]  # the same, and of what
-BATCH = 16  # windows
-LOGITS_AT_ONCE = 1 << 24  # numbers; bounds the memory where the vocabulary is large
-LONGEST_WINDOW = 4096  # ids; attention needs memory for the square, and a config.json may claim any context
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The mean cross-entropy of `targets` predictions, in nats an id; they stand for `characters` characters."""
-
-    loss: float
-    targets: int
-    characters: int
-
-    @property
-    def perplexity(self) -> float:
-        return math.exp(min(self.loss, 700.0))
-
-    @property
-    def bits_per_char(self) -> float:
-        return self.loss * self.targets / self.characters / math.log(2)
-
-
-def evaluate(
-    model: LanguageModel,
-    ids: Ids,
-    context: int | None = None,
-    characters: int | None = None,
-    watch: Watch = lambda done, total: None,
-) -> Evaluation:
-    """The mean loss of `ids` (N,), read in non-overlapping windows; the last one may be shorter.
-
-    The model is always asked for a batch of one shape (B, T), and what pads it is left out of the mean. A window
-    is as long as the model's context, unless told; a target stands for one character, unless told.
-    `watch` is called after each batch with the targets done and those there are in all; it may raise to stop.
-    A loss that is not finite is returned as it is. Raises TinyLMError where there is nothing to predict.
-    """
-    left = targets = len(ids) - 1
-    if targets < 1:
-        raise TinyLMError("the text is too short to evaluate: a model predicts from the second character on")
-    T = min(context or min(model.config.context, LONGEST_WINDOW), targets)
-    B = max(1, min(BATCH, LOGITS_AT_ONCE // (T * model.config.vocab_size)))
-    windows = math.ceil(targets / T)
-    padded = np.zeros(windows * T + 1, np.int32)
-    padded[: len(ids)] = ids
-    inputs, wanted = padded[:-1].reshape(windows, T), padded[1:].reshape(windows, T)
-    total = 0.0
-    for first in range(0, windows, B):
-        rows = min(B, windows - first)
-        batch = np.zeros((2, B, T), np.int32)
-        batch[0, :rows], batch[1, :rows] = inputs[first : first + rows], wanted[first : first + rows]
-        values = model.losses(batch[0], batch[1])[:rows].reshape(-1)[:left]
-        total += float(values.sum(dtype=np.float64))
-        left -= values.size
-        watch(targets - left, targets)
-    return Evaluation(total / targets, targets, characters or targets)
-
+WatchStages: TypeAlias = Callable[[str, int, int], None]  # is told of what, how much is done, and of how much
 
 ALL, HELD_OUT = "all", "held-out tenth"
 NEW_TO_IT = f"{HELD_OUT}, as the model was trained on the rest"

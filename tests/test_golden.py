@@ -21,8 +21,8 @@ from tiny_runs import PLAIN, on_streams
 
 from mlx_tinylm.backend.choose import load, load_model
 from mlx_tinylm.cli import main
-from mlx_tinylm.evaluation import evaluate
 from mlx_tinylm.generation import generate
+from mlx_tinylm.mean_loss import evaluate
 from mlx_tinylm.model_folder.folder import open_folder, shipped_weights
 from mlx_tinylm.run_folder.events import Stepped
 from mlx_tinylm.run_folder.settings import TrainConfig

@@ -33,6 +33,7 @@ export
 benchmark
 training
 evaluation
+mean_loss
 memorised
 info
 generation

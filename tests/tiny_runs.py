@@ -98,8 +98,8 @@ def go_on(
     compute: Compute | None = None,
     compiled: bool | None = None,
 ) -> list[Stepped]:
-    step = make_step(state, config, ids, compute or on_streams(), compiled=compiled)
-    return list(run_steps(step, state, config, len(ids), until, lambda: False))
+    step = make_step(state, config, compute or on_streams(), compiled=compiled)
+    return list(run_steps(step, state, config, ids, until, lambda: False))
 
 
 def train(folder: Path, config: TrainConfig, text: Path, **more: Any) -> list[Event]:

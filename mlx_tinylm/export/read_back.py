@@ -16,7 +16,7 @@ from mlx_tinylm.backend.choose import LanguageModel
 from mlx_tinylm.backend.devices import prepare_if_possible
 from mlx_tinylm.backend.numpy_model import NumpyModel
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.evaluation import evaluate
+from mlx_tinylm.mean_loss import evaluate
 from mlx_tinylm.model_folder.config import ModelConfig
 from mlx_tinylm.model_folder.folder import ModelFolder, open_folder
 from mlx_tinylm.model_folder.tensor_files import Tensors

@@ -99,7 +99,7 @@ class Run:
 
     def _events(self) -> Iterator[Event]:
         config, state = self.config, self.state
-        step = make_step(state, config, self.dataset.train, self.compute)
+        step = make_step(state, config, self.compute)
         compared = False  # with the baselines: once, and not so early that the first step would have to wait
         if self.unvalidated:
             yield from self._evaluate()
@@ -124,7 +124,7 @@ class Run:
         rates = self._rates(until)
         started, before = time.perf_counter(), self.progress.seconds
         self.activity = "finishing this step"
-        for stepped in run_steps(step, self.state, self.config, len(self.dataset.train), until, lambda: self.stopping):
+        for stepped in run_steps(step, self.state, self.config, self.dataset.train, until, lambda: self.stopping):
             self.progress.seconds = before + time.perf_counter() - started
             self.progress.trained(stepped.loss)
             self.progress.line = self._metrics(stepped, next(rates))

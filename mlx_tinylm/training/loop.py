@@ -14,12 +14,12 @@ import numpy as np
 
 from mlx_tinylm.backend.devices import Compute
 from mlx_tinylm.backend.mlx_model import MLXModel
-from mlx_tinylm.evaluation import evaluate
+from mlx_tinylm.mean_loss import evaluate
 from mlx_tinylm.run_folder.events import Stepped
 from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.text.ids import Dataset, Ids
 from mlx_tinylm.text.ngrams import ngram_losses
-from mlx_tinylm.training.batches import dropout_keys, step_offsets
+from mlx_tinylm.training.batches import dropout_keys, step_batch
 from mlx_tinylm.training.state import DivergedError, TrainState, device_failures, kept_weights
 from mlx_tinylm.training.step import Step
 
@@ -31,18 +31,18 @@ class StoppedError(Exception):
 
 
 def run_steps(
-    step: Step, state: TrainState, config: TrainConfig, length: int, until: int, stopping: Callable[[], bool]
+    step: Step, state: TrainState, config: TrainConfig, text: Ids, until: int, stopping: Callable[[], bool]
 ) -> Iterator[Stepped]:
-    """Train up to step `until` on `length` ids; a step is dispatched before the loss of the last one is read.
+    """Train up to step `until` on the ids of a text (N,); a step is dispatched before the last one's loss is read.
 
     Raises DivergedError as soon as a loss or a gradient is no finite number, DeviceFailedError where a GPU gives up.
     """
     previous: tuple[int, mx.array, mx.array] | None = None
     with device_failures():
         while state.step < until and not stopping():
-            keys = dropout_keys(config, state.step)
-            offsets = mx.array(step_offsets(config, state.step, length))
-            loss, norm = step(offsets, None if keys is None else mx.array(keys))
+            batch = step_batch(config, state.step, text)
+            inputs = (batch.windows, batch.weights, dropout_keys(config, state.step))
+            loss, norm = step(*(None if given is None else mx.array(given) for given in inputs))
             average = state.average.state if state.average else {}
             mx.async_eval(loss, norm, state.model.parameters(), state.optimizer.state, average)
             state.step += 1

@@ -18,8 +18,8 @@ from pathlib import Path
 from mlx_tinylm.backend.devices import Compute
 from mlx_tinylm.backend.mlx_model import MLXModel
 from mlx_tinylm.checks import check
-from mlx_tinylm.evaluation import evaluate
 from mlx_tinylm.generation import stream_generate
+from mlx_tinylm.mean_loss import evaluate
 from mlx_tinylm.model_folder.config import ModelConfig
 from mlx_tinylm.model_folder.tensor_files import Tensors
 from mlx_tinylm.run_folder.settings import TrainConfig
@@ -98,8 +98,8 @@ def _steps(
     state: TrainState, config: TrainConfig, dataset: Dataset, compute: Compute, seconds: float
 ) -> tuple[float, float]:
     """The time of the first step, and the median of some later ones."""
-    step = make_step(state, config, dataset.train, compute)
-    steps = run_steps(step, state, config, len(dataset.train), WARM_UP + MOST, lambda: False)
+    step = make_step(state, config, compute)
+    steps = run_steps(step, state, config, dataset.train, WARM_UP + MOST, lambda: False)
     times = _times(iter(steps), seconds)
     return times[0], statistics.median(times[WARM_UP:])
 
