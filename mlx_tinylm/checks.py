@@ -72,6 +72,7 @@ class Setting:
     optional: bool  # whether it may be None
     unset: str  # what None means, in a word
     several: bool  # whether it is any number of texts, each once; one by itself will do
+    later: bool  # whether there are older records without it, which mean its default
 
     def checked(self, name: str, value: object) -> object:
         """What to keep of `value`: plain numbers, several texts as a tuple, None for no text.
@@ -110,10 +111,11 @@ def setting(
     optional: bool = False,
     unset: str = "off",
     several: bool = False,
+    later: bool = False,
 ) -> T:
     """A field of `Settings`: an int, float, str or bool; see `Setting`. One whose default is None is optional."""
     optional = optional or default is None
-    described = Setting(type, default, help, low, high, above, choices, optional, unset, several)
+    described = Setting(type, default, help, low, high, above, choices, optional, unset, several, later)
     field: T = dataclasses.field(default=default, metadata={"setting": described})  # type: ignore[assignment]
     return field
 
@@ -131,10 +133,11 @@ class Settings:
 
     @classmethod
     def from_json(cls: type[S], raw: object) -> S:
-        """What `to_json` gave; raises TinyLMError for keys that are unknown or missing."""
+        """What `to_json` gave, of an older version too; raises TinyLMError for keys that are unknown or missing."""
         if not isinstance(raw, dict):
             raise TinyLMError("the settings are not a JSON object")
-        if wrong := sorted(raw.keys() ^ settings_of(cls).keys()):
+        known = settings_of(cls)
+        if wrong := sorted({key for key in raw.keys() ^ known.keys() if key not in known or not known[key].later}):
             raise TinyLMError(f"unknown or missing settings: {', '.join(map(str, wrong))[:200]}")
         return cls(**raw)
 
