@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from mlx_tinylm.backend.choose import load_model
 from mlx_tinylm.errors import TinyLMError
@@ -18,12 +18,11 @@ from mlx_tinylm.memorised import memorised_share
 from mlx_tinylm.model_folder.folder import open_folder
 from mlx_tinylm.run_folder.training_text import text_at_hand, trained_on, training_text
 from mlx_tinylm.text.corpus import Corpus, open_corpus
-from mlx_tinylm.text.ids import Dataset, encode
+from mlx_tinylm.text.ids import encode_part
 from mlx_tinylm.text.named_corpora import NAMED
 from mlx_tinylm.text.ngrams import ngram_losses
 from mlx_tinylm.text.tokenizer import quoted
-
-WatchStages: TypeAlias = Callable[[str, int, int], None]  # is told of what, how much is done, and of how much
+from mlx_tinylm.watch import WatchStages, unwatched
 
 ALL, HELD_OUT = "all", "held-out tenth"
 NEW_TO_IT = f"{HELD_OUT}, as the model was trained on the rest"
@@ -54,6 +53,7 @@ class EvaluationReport:
             "loss": self.evaluation.loss,
             "perplexity": self.evaluation.perplexity,
             "bits_per_char": self.evaluation.bits_per_char,
+            "bits_per_byte": self.evaluation.bits_per_byte,
         }
         found |= {f"{n}_gram_loss": loss for n, loss in enumerate(self.ngram_losses, start=1)}
         return found if self.memorised is None else found | {"memorised": self.memorised}
@@ -69,7 +69,7 @@ def evaluate_text(
     backend: str,
     baselines: bool = False,
     memorised: bool = False,
-    watch: WatchStages = lambda stage, done, total: None,
+    watch: WatchStages = unwatched,
 ) -> EvaluationReport:
     """Evaluate a model folder: on the held-out tenth of a named corpus, or on the whole of other text.
 
@@ -81,22 +81,22 @@ def evaluate_text(
     folder = open_folder(weights)
     tokenizer = folder.tokenizer
     corpus, part = _measured(weights, data)
-    dataset = Dataset(encode(corpus, tokenizer))
-    ids = dataset.ids if part == ALL else dataset.validation
+    text = encode_part(corpus, tokenizer, "all" if part == ALL else "held_out", partial(watch, "encoding"))
     learned = _learned(weights, corpus, part) if baselines or memorised else corpus
-    train = dataset.train if learned is corpus else Dataset(encode(learned, tokenizer)).train
     model = load_model(folder, backend, spread=True)
-    characters = None if tokenizer.alphabet is not None else len(tokenizer.decode(ids[1:].tolist()))
-    watch("loss", 0, max(len(ids) - 1, 0))
-    evaluation = evaluate(model, ids, characters=characters, watch=partial(watch, "loss"))
+    watch("loss", 0, max(len(text.ids) - 1, 0))
+    evaluation = evaluate(model, text.ids, characters=text.characters, bytes=text.bytes, watch=partial(watch, "loss"))
     if not math.isfinite(evaluation.loss):
         raise TinyLMError(NOT_FINITE)
     vocab_size = folder.config.vocab_size
-    losses = ngram_losses(train, ids, vocab_size, watch=partial(watch, "baselines")) if baselines else []
+    losses: list[float] = []
+    if baselines:
+        train = encode_part(learned, tokenizer, "train").ids
+        losses = ngram_losses(train, text.ids, vocab_size, watch=partial(watch, "baselines"))
     known = None
     if memorised:  # set up anew, for generation
-        writer, text = load_model(folder, backend), tokenizer.decode(train.tolist())
-        known = memorised_share(writer, tokenizer, text, partial(watch, "memorised"))
+        writer, pieces = load_model(folder, backend), learned.chunks("train")
+        known = memorised_share(writer, tokenizer, pieces, partial(watch, "memorised"))
     return EvaluationReport(weights, corpus.name, part, model.backend, evaluation, tuple(losses), known)
 
 

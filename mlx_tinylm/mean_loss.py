@@ -6,7 +6,7 @@ Shapes: N ids, B batch, T time.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -16,8 +16,8 @@ import numpy.typing as npt
 from mlx_tinylm.backend.choose import LanguageModel
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.text.ids import Ids
+from mlx_tinylm.watch import Watch, unwatched
 
-Watch: TypeAlias = Callable[[int, int], None]  # is told how much is done, and of how much; may raise to stop
 # (B, T) twice, inputs and targets, and which of these count, (B, T)
 Windows: TypeAlias = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.bool_]]
 BATCH = 16  # windows
@@ -27,11 +27,12 @@ LONGEST_WINDOW = 4096  # ids; attention needs memory for the square, and a confi
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The mean cross-entropy of `targets` predictions, in nats an id; they stand for `characters` characters."""
+    """The mean cross-entropy of `targets` predictions, in nats an id; they stand for so much text."""
 
     loss: float
     targets: int
     characters: int
+    bytes: int
 
     @property
     def perplexity(self) -> float:
@@ -41,17 +42,23 @@ class Evaluation:
     def bits_per_char(self) -> float:
         return self.loss * self.targets / self.characters / math.log(2)
 
+    @property
+    def bits_per_byte(self) -> float:
+        """The measure that tokenizers of every kind share."""
+        return self.loss * self.targets / self.bytes / math.log(2)
+
 
 def evaluate(
     model: LanguageModel,
     ids: Ids,
     context: int | None = None,
     characters: int | None = None,
-    watch: Watch = lambda done, total: None,
+    bytes: int | None = None,
+    watch: Watch = unwatched,
 ) -> Evaluation:
     """The mean loss of `ids` (N,), read in non-overlapping windows; the last one may be shorter.
 
-    A window is as long as the model's context, unless told; a target stands for one character, unless told.
+    A window is as long as the model's context, unless told; a target stands for one character and byte, unless told.
     `watch` is called after each batch with the targets done and those there are in all; it may raise to stop.
     A loss that is not finite is returned as it is. Raises TinyLMError where there is nothing to predict.
     """
@@ -60,7 +67,7 @@ def evaluate(
         raise TinyLMError("the text is too short to evaluate: a model predicts from the second character on")
     T = min(context or min(model.config.context, LONGEST_WINDOW), targets)
     total = summed_loss(model, _windows(ids, windows_at_once(model, T), T), targets, watch)
-    return Evaluation(total / targets, targets, characters or targets)
+    return Evaluation(total / targets, targets, characters or targets, bytes or targets)
 
 
 def windows_at_once(model: LanguageModel, T: int) -> int:

@@ -43,7 +43,7 @@ models numpy_models
 run_folder
 model_folder
 text
-integrity locks files checks errors
+integrity locks files checks errors watch
 """.split()  # noqa: SIM905  (a list to be read from top to bottom)
 IMPORT_MLX = ("models/", "training/", "backend/mlx_model.py", "backend/lanes.py", "export/quantize.py")
 NO_MLX_AT_ALL = ROOMS[ROOMS.index("numpy_models") :]  # not even inside a function

@@ -75,7 +75,7 @@ def train(
     allow_sleep: bool,
     **settings: Any,
 ) -> None:
-    """Train a model on text, character by character.
+    """Train a model on text, character by character or in subwords.
 
     Ctrl-C saves and prints the command that goes on.
 
@@ -83,6 +83,7 @@ def train(
     mlx-tinylm train --preset nano       # a first look, in about a minute
     mlx-tinylm train --minutes 20        # as many steps as fit into that
     mlx-tinylm train --data book.txt --out weights/book
+    mlx-tinylm train --data books --tokenizer bpe --vocab-size 4096
     mlx-tinylm train --resume weights/book --steps 2000
     mlx-tinylm train --init-from weights/book --data letters.txt
     """
@@ -99,17 +100,18 @@ def train(
 
     compute = prepare(device, spread=True)  # before MLX is imported, as it is by what follows
     from mlx_tinylm.cli.awake import kept_awake
+    from mlx_tinylm.cli.progress import progress_bars
     from mlx_tinylm.cli.training_view import show_training
     from mlx_tinylm.training import resumption, run
 
-    if resume:
-        opened = resumption.resume(compute, resume, changes, data)
-    else:
-        if minutes:
-            note(f"timing a few steps, to see how many take {minutes:g} minutes")
-        given = changes.keys()
-        opened = run.start(compute, out, config, data, init_from=init_from, force=force, given=given, minutes=minutes)
-    with kept_awake(allow_sleep):
+    with kept_awake(allow_sleep), progress_bars() as watch:
+        if resume:
+            opened = resumption.resume(compute, resume, changes, data, watch=watch)
+        else:
+            if minutes:
+                note(f"timing a few steps, to see how many take {minutes:g} minutes")
+            more: dict[str, Any] = {"init_from": init_from, "force": force, "minutes": minutes}
+            opened = run.start(compute, out, config, data, given=changes.keys(), watch=watch, **more)
         show_training(opened, origin(preset_name, init_from, resume, minutes, changes))
 
 

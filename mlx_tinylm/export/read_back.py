@@ -21,7 +21,7 @@ from mlx_tinylm.model_folder.config import ModelConfig
 from mlx_tinylm.model_folder.folder import ModelFolder, open_folder
 from mlx_tinylm.model_folder.tensor_files import Tensors
 from mlx_tinylm.text.corpus import Corpus
-from mlx_tinylm.text.ids import Dataset, encode
+from mlx_tinylm.text.ids import encode_part
 
 LONGEST_CHECK = 256  # ids, for logits
 MOST_LOGITS = 1 << 24
@@ -61,14 +61,13 @@ def losses(source: ModelFolder, stored: Tensors, folder: Path, corpus: Corpus) -
     """
     exported = open_folder(folder)
     try:
-        held_out = Dataset(encode(corpus, source.tokenizer)).validation
+        held_out = encode_part(corpus, source.tokenizer, "held_out").ids
         ids = held_out[:MOST_IDS]
         before = evaluate(_fast_model(source.config, stored), ids).loss
         after = evaluate(_fast_model(exported.config, exported.tensors()), ids).loss
     except TinyLMError:  # no place for its ids, or another tokenizer: the export is none the worse for it
         return None
-    unit = "tokens" if source.tokenizer.alphabet is None else "characters"
-    part = "all" if len(ids) == len(held_out) else f"the first {len(ids):,} {unit}"
+    part = "all" if len(ids) == len(held_out) else f"the first {len(ids):,} {source.tokenizer.unit}"
     return Losses(corpus.name, f"{part} of its held-out tenth", before, after)
 
 

@@ -30,6 +30,10 @@ PIECE = 1 << 20  # characters (when reading: bytes) held in memory at once
 SUFFIXES = (".txt", ".md")
 
 
+class ChangedTextError(TinyLMError):
+    """A text is another one now than it was a moment ago."""
+
+
 @dataclass(frozen=True)
 class Corpus:
     """Text that has been read once from end to end: it is UTF-8, not empty, and its size is known."""
@@ -41,17 +45,40 @@ class Corpus:
     characters: int
     alphabet: str  # the different characters, in code-point order
 
-    def chunks(self, characters: int = PIECE) -> Iterator[str]:
-        """The text from its start, in non-empty pieces of at most `characters`; memory is constant."""
-        return _pieces(self.sources, characters)
+    @property
+    def documents(self) -> int:
+        """How many documents the text is made of."""
+        return 1
+
+    @property
+    def key(self) -> str:
+        """What decides the content of all parts."""
+        return self.sha256
+
+    def chunks(self, part: str = "all", characters: int = PIECE) -> Iterator[str | None]:
+        """The text of a part ("all", "train" or "held_out") in pieces of at most `characters`, None after a document.
+
+        Memory is constant. Raises ChangedTextError at the end where the text is another one now.
+        """
+        split = int(0.9 * self.characters)
+        start, end = {"all": (0, self.characters), "train": (0, split), "held_out": (split, self.characters)}[part]
+        place, found = 0, hashlib.sha256()
+        for piece in _pieces(self.sources, characters):
+            found.update(piece.encode())
+            if kept := piece[max(0, start - place) : max(0, end - place)]:
+                yield kept
+            place += len(piece)
+        yield None
+        if found.hexdigest() != self.sha256:
+            raise ChangedTextError(f"{self.name}: changed while it was read; try again when it is at rest")
 
     def text(self) -> str:
         """The whole text as one string."""
-        return "".join(self.chunks())
+        return "".join(piece for piece in self.chunks() if piece)
 
     def first_words(self) -> str:
         """What the text begins with, as a prompt for examples; "" where nothing will do."""
-        return first_words(next(self.chunks(4096), ""))
+        return first_words(next(self.chunks(characters=4096)) or "")
 
 
 def open_corpus(data: Sequence[str]) -> Corpus:

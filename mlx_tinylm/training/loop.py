@@ -18,12 +18,12 @@ from mlx_tinylm.mean_loss import evaluate
 from mlx_tinylm.run_folder.events import Stepped
 from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.text.ids import Dataset, Ids
-from mlx_tinylm.text.ngrams import ngram_losses
+from mlx_tinylm.text.ngrams import COUNTED, ngram_losses
 from mlx_tinylm.training.batches import dropout_keys, step_batch
 from mlx_tinylm.training.state import DivergedError, TrainState, device_failures, kept_weights
 from mlx_tinylm.training.step import Step
 
-COUNTED, PREDICTED = 2_000_000, 500_000  # ids for n-gram models at most: more take memory and change little
+PREDICTED = 500_000  # ids for n-gram models at most: more take time and change little
 
 
 class StoppedError(Exception):
@@ -81,5 +81,5 @@ def baselines(dataset: Dataset, vocab_size: int) -> tuple[float, tuple[float, ..
     """What a validation loss may be compared with, in nats an id: that of guessing, those of n-gram models of the
     training text, which predict the start of the held-out one, and how many ids these have counted.
     """
-    train, held_out = dataset.train[-COUNTED:], dataset.validation[:PREDICTED]
-    return math.log(vocab_size), tuple(ngram_losses(train, held_out, vocab_size)), len(train)
+    ngrams = tuple(ngram_losses(dataset.train, dataset.validation[:PREDICTED], vocab_size))
+    return math.log(vocab_size), ngrams, min(len(dataset.train), COUNTED)

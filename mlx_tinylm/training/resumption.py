@@ -31,14 +31,23 @@ from mlx_tinylm.training.live_run import Run
 from mlx_tinylm.training.optimizer import schedule
 from mlx_tinylm.training.progress import Progress
 from mlx_tinylm.training.source_text import encoded, kept_sources, same_text
+from mlx_tinylm.training.source_tokenizer import place_of
 from mlx_tinylm.training.state import TrainState, kept_tensors, new_state
+from mlx_tinylm.watch import WatchStages, unwatched
 
 # What does not decide the steps already made.
 FREE = {"steps", "eval_every", "save_every", "sample_every", "patience"}
 
 
 @contextlib.contextmanager
-def resume(compute: Compute, folder: Path, changes: dict[str, Any], data: Sequence[str] | None = None) -> Iterator[Run]:
+def resume(
+    compute: Compute,
+    folder: Path,
+    changes: dict[str, Any],
+    data: Sequence[str] | None = None,
+    *,
+    watch: WatchStages = unwatched,
+) -> Iterator[Run]:
     """Go on with the run in `folder` from its newest whole checkpoint.
 
     `changes` may hold the number of steps, how often to look and to save, and the patience: what can change without
@@ -53,7 +62,7 @@ def resume(compute: Compute, folder: Path, changes: dict[str, Any], data: Sequen
         for place in (folder, folder / CHECKPOINTS, *checkpoint.saved(folder)):
             remove_leftovers(place)
         tokenizer = Tokenizer.load(folder)
-        dataset = encoded(corpus, tokenizer, config)
+        dataset = encoded(corpus, tokenizer, config, watch=watch)
         state = new_state(config, read_config(folder), compute)
         kept, damaged = checkpoint.load_newest(folder, state)
         checkpoint.check_writable(folder)
@@ -84,6 +93,8 @@ def resume(compute: Compute, folder: Path, changes: dict[str, Any], data: Sequen
 
 def _changed(folder: Path, config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
     """The settings to go on with; raises TinyLMError for those that cannot change."""
+    if "tokenizer" in changes:  # a folder is recorded by its absolute path
+        changes = changes | {"tokenizer": place_of(changes["tokenizer"])}
     for name in changes.keys() - FREE:
         if changes[name] != getattr(config, name):
             option = "--" + name.replace("_", "-")

@@ -33,13 +33,15 @@ from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.run_folder.target import numbered, refuse_filled, refuse_sources, undo_interrupted
 from mlx_tinylm.text.corpus import Corpus, open_corpus
 from mlx_tinylm.text.named_corpora import DEFAULT_CORPUS
-from mlx_tinylm.text.tokenizer import Tokenizer
+from mlx_tinylm.text.trained_tokenizer import trained_tokenizer
 from mlx_tinylm.training import checkpoint
 from mlx_tinylm.training.live_run import Run
 from mlx_tinylm.training.pace import paced
 from mlx_tinylm.training.progress import Progress
 from mlx_tinylm.training.source_text import encoded, kept_sources
+from mlx_tinylm.training.source_tokenizer import with_tokenizer, with_tokenizer_of
 from mlx_tinylm.training.state import AGAINST_DIVERGENCE, DivergedError, check_memory, kept_tensors, new_state
+from mlx_tinylm.watch import WatchStages, unwatched
 
 DEFAULT_PARENT = Path("weights")  # of the folders of runs that are given none
 
@@ -55,6 +57,7 @@ def start(
     force: bool = False,
     given: Collection[str] = (),
     minutes: float | None = None,
+    watch: WatchStages = unwatched,
 ) -> Iterator[Run]:
     """A new run in `folder`, from fresh weights or those of the model folder `init_from`.
 
@@ -62,7 +65,8 @@ def start(
     `minutes` replaces the steps of `config` by as many as this machine makes in that time, all else included.
 
     `compute` comes from `backend.devices.prepare`, which must be called before MLX, and so this file, is imported.
-    `given` names the settings that were chosen on purpose, which `init_from` must not silently overrule.
+    `given` names the settings that were chosen on purpose, which `init_from` must not silently overrule; `watch` is
+    told of the work before the first step.
     Raises TinyLMError where the text does not fit, or the folder has something in it that is no run, or not `force`.
     """
     began = time.perf_counter()
@@ -77,13 +81,14 @@ def start(
         config = _shaped_as(source, config, given)
     else:
         config.model_config(vocab_size=1, eos_id=0)  # refuses an impossible shape before a corpus is fetched
+        config = with_tokenizer(config, given)
     corpus = open_corpus(data)
     if folder:
         refuse_sources(folder, [*corpus.sources, *([init_from] if init_from else [])])
-    tokenizer = source.tokenizer if source else Tokenizer.from_alphabet(corpus.alphabet)
-    model_config = source.config if source else config.model_config(tokenizer.vocab_size, tokenizer.vocab_size - 1)
+    tokenizer = source.tokenizer if source else trained_tokenizer(corpus, config.tokenizer, config.vocab_size, watch)
+    model_config = source.config if source else config.model_config(tokenizer.vocab_size, tokenizer.eos_id)
     check_memory(config, model_config, compute)
-    dataset = encoded(corpus, tokenizer, config, init_from)
+    dataset = encoded(corpus, tokenizer, config, init_from, watch=watch)
     unseen = dataset.unseen(model_config.vocab_size)
     suppressed = tuple(id for id in unseen if not source or id in source.config.suppressed)
     model_config = dataclasses.replace(model_config, suppressed=suppressed)
@@ -148,6 +153,7 @@ def _shaped_as(source: ModelFolder, config: TrainConfig, given: Collection[str])
             )
     if "context" in given and config.context > model.context:
         raise TinyLMError(f"--context {config.context}: the model in {source.path} sees {model.context} at most")
+    config = with_tokenizer_of(source, config, given)
     return dataclasses.replace(config, context=min(config.context, model.context), **shape)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,14 +17,22 @@ from mlx_tinylm.text.corpus import Corpus, open_corpus
 from mlx_tinylm.text.ids import Dataset, UnknownCharactersError, check_length, encode
 from mlx_tinylm.text.named_corpora import NAMED
 from mlx_tinylm.text.tokenizer import Tokenizer
+from mlx_tinylm.watch import WatchStages, unwatched
 
 
-def encoded(corpus: Corpus, tokenizer: Tokenizer, config: TrainConfig, origin: Path | None = None) -> Dataset:
+def encoded(
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    config: TrainConfig,
+    origin: Path | None = None,
+    *,
+    watch: WatchStages = unwatched,
+) -> Dataset:
     """The text as ids; raises TinyLMError where it is too short, or the tokenizer, of the model `origin`, lacks
     characters of it.
     """
     try:
-        dataset = Dataset(encode(corpus, tokenizer))
+        dataset = encode(corpus, tokenizer, functools.partial(watch, "encoding"))
     except UnknownCharactersError as error:
         if not origin:
             raise
