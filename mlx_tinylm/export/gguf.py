@@ -50,7 +50,7 @@ _FILE_TYPE = {"float32": 0, "float16": 1, "bfloat16": 32}  # llama.cpp's LLAMA_F
 
 
 def check_gguf(tokenizer: Tokenizer) -> None:
-    """Raise TinyLMError where no GGUF can be written: without the `gguf` package, or of a tokenizer not in llama.cpp."""
+    """Raise TinyLMError where no GGUF can be written: without the `gguf` package, or if llama.cpp splits otherwise."""
     try:
         import gguf  # noqa: F401
     except ImportError:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from mlx_tinylm.checks import Settings, check, setting
 from mlx_tinylm.model_folder.config import MAX_LAYERS, GPT2Config, ModelConfig, Qwen3Config
+from mlx_tinylm.text.characters import CHARACTERS
 
 LEAST_SUBWORDS = 258  # all bytes, what ends a text, and what pads
 
@@ -17,7 +18,7 @@ class TrainConfig(Settings):
     # Text
     tokenizer: str = setting(
         str,
-        "char",
+        CHARACTERS,
         "What the model reads: char, bpe (subwords), or the folder of a model that has a tokenizer.",
         later=True,
     )

@@ -8,6 +8,7 @@ import functools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+SUBWORDS = "bpe"  # what a run calls this kind
 FEED = 1 << 14  # characters that the library is given at once; it holds 256 such pieces
 
 # What other tools' tokenizers split by, under the names that llama.cpp has for it.

@@ -9,6 +9,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+CHARACTERS = "char"  # what a run calls this kind
+
 
 def of_characters(alphabet: str, special: Sequence[str]) -> Any:
     """The `tokenizers.Tokenizer` whose ids are the places of the sorted distinct characters, then `special`."""

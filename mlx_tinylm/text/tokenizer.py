@@ -100,6 +100,18 @@ class Tokenizer:
         return self.alphabet is not None or byte_level.cuts_at_lines(json.loads(self.inner.to_str()))
 
     @property
+    def kind(self) -> str:
+        """What its ids are, in words."""
+        if self.alphabet is not None:
+            return "characters"
+        return "subwords" if self._token_bytes is None else "byte-level subwords"
+
+    @property
+    def unit(self) -> str:
+        """What a text is counted in by its ids."""
+        return "tokens" if self.alphabet is None else "characters"
+
+    @property
     def opening(self) -> str:
         """What a text can begin with if nothing is given: a newline, or something else that is known."""
         return "\n" if self.alphabet is None or "\n" in self.alphabet else self.example

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.text.byte_level import SUBWORDS
+from mlx_tinylm.text.characters import CHARACTERS
 from mlx_tinylm.text.corpus import Corpus
 from mlx_tinylm.text.tokenizer import Tokenizer
+from mlx_tinylm.watch import WatchStages, unwatched
 
-CHARACTERS, SUBWORDS = "char", "bpe"
 MOST = 100_000_000  # bytes that merges are learned from: more brings nothing but waiting
 STAGE = "learning the subwords"
 
 
-def trained_tokenizer(
-    corpus: Corpus, kind: str, vocab_size: int, watch: Callable[[str, int, int], None] = lambda stage, done, total: None
-) -> Tokenizer:
+def trained_tokenizer(corpus: Corpus, kind: str, vocab_size: int, watch: WatchStages = unwatched) -> Tokenizer:
     """The tokenizer of `kind` for a text: "char", "bpe" of at most `vocab_size` ids, or what lies in a folder.
 
     Subwords are learned from the training part alone. Raises TinyLMError where there is no such folder.

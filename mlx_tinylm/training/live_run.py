@@ -176,11 +176,12 @@ class Run:
         best = self.progress.validated(step, loss, candidate=step > 0 or self.fine_tuned)
         if best and step:  # at step 0 they are there already
             self._keep_weights()
+        bits = self.dataset.bits_per_byte(loss)
         with self._going_on_later():
-            metrics.append(self.folder, line | {"val_loss": loss})
+            metrics.append(self.folder, line | {"val_loss": loss, "val_bits_per_byte": bits})
             if self.saved.step == step:
                 checkpoint.update(self.saved.path, dataclasses.asdict(self.progress))
-        yield Evaluated(step, loss, best)
+        yield Evaluated(step, loss, best, bits)
 
     def _sample(self) -> Iterator[Sampled]:
         self.activity = "breaking off the sample"
