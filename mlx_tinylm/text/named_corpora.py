@@ -32,6 +32,7 @@ class NamedCorpus:
     bytes: int
     about: str  # one line
     rebuild: Source  # for a machine that cannot reach `url`
+    held_out: int | None = None  # characters at its end, if it is not the last tenth
 
 
 NAMED: Mapping[str, NamedCorpus] = {
