@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.text.corpus import Corpus, open_corpus
+from mlx_tinylm.text.corpus import Corpus, Reading, open_corpus
 from mlx_tinylm.text.ids import Dataset, Ids, UnknownCharactersError, check_length, encode, encode_part
 from mlx_tinylm.text.tokenizer import Tokenizer
 
 
 def corpus_of(folder: Path, text: str, name: str = "text.txt") -> Corpus:
     (folder / name).write_text(text, encoding="utf-8", newline="")
-    return open_corpus([str(folder / name)])
+    return open_corpus([str(folder / name)], Reading(raw=True))
 
 
 def all_ids(corpus: Corpus, tokenizer: Tokenizer) -> Ids:
