@@ -62,9 +62,10 @@ def test_a_given_text_counts_as_a_whole(folder: Path, text: Path, backend: str) 
 
 def test_the_report_as_json_and_as_a_table() -> None:
     """Scripts rely on these keys, on these only, and the table has the same."""
-    plain = EvaluationReport(Path("a/b"), "book", "all", "mlx", Evaluation(math.log(2), 10, 40))
+    plain = EvaluationReport(Path("a/b"), "book", "all", "mlx", Evaluation(math.log(2), 10, 40, 80))
     found = {"weights": "a/b", "text": "book", "part": "all", "backend": "mlx", "targets": 10}
     found |= {"loss": pytest.approx(math.log(2)), "perplexity": pytest.approx(2), "bits_per_char": pytest.approx(0.25)}
+    found |= {"bits_per_byte": pytest.approx(0.125)}
     assert plain.to_json() == found
     whole = dataclasses.replace(plain, ngram_losses=(3.0, 2.5), memorised=0.0)
     assert whole.to_json() == {**found, "1_gram_loss": 3.0, "2_gram_loss": 2.5, "memorised": 0.0}
@@ -80,10 +81,24 @@ def test_a_tokenizer_of_several_characters(tmp_path: Path, own_cache: Path) -> N
     inner = tokenizers.Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, merges=[("a", "b")]))
     inner.decoder = decoders.Fuse()
     (folder / "tokenizer.json").write_text(inner.to_str())
-    (tmp_path / "text.txt").write_text("ab" * 5 + "a")  # the first id stands for 2 of the 11 characters
+    (tmp_path / "text.txt").write_text("ab" * 5 + "a")  # the first id stands for 2 of the 11 characters, and bytes
     result = evaluate_text(folder, [str(tmp_path / "text.txt")], "numpy").evaluation
-    assert (result.targets, result.characters) == (5, 9)
+    assert (result.targets, result.characters, result.bytes) == (5, 9, 9)
     assert result.loss == pytest.approx(brute_force(load(folder, "numpy")[0], [2, 2, 2, 2, 2, 0], 8), rel=1e-5)
+
+
+def test_bits_per_byte(tmp_path: Path, own_cache: Path) -> None:
+    """Bits are those of all ids over the bytes of the text that they write, whatever a character takes of these."""
+    config = GPT2Config(vocab_size=258, context=8, width=16, layers=1, heads=2, eos_ids=(256,))
+    tokenizer = Tokenizer.from_texts([], 258)  # an id a byte
+    (tmp_path / "model").mkdir()
+    write_folder(tmp_path / "model", config, tokenizer)
+    write_tensors(tmp_path / "model" / WEIGHTS, random_tensors(config))
+    (tmp_path / "text.txt").write_text("aé日😀" * 5, encoding="utf-8")
+    result = evaluate_text(tmp_path / "model", [str(tmp_path / "text.txt")], "numpy").evaluation
+    assert (result.targets, result.characters, result.bytes) == (49, 19, 49)
+    assert result.bits_per_byte == pytest.approx(result.loss / math.log(2))
+    assert result.bits_per_char == pytest.approx(result.loss * 49 / 19 / math.log(2))
 
 
 def test_what_cannot_be_measured(folder: Path, text: Path) -> None:

@@ -163,7 +163,10 @@ def weights_of(state: TrainState) -> Tensors:
 
 def options(config: TrainConfig) -> list[str]:
     """The command-line options that make `config`, whatever the presets say."""
-    pairs = ((f"--{name.replace('_', '-')}", value) for name, value in config.to_json().items())
+    settings = config.to_json()
+    if config.tokenizer != "bpe":  # to which alone it belongs
+        del settings["vocab_size"]
+    pairs = ((f"--{name.replace('_', '-')}", value) for name, value in settings.items())
     return [text for name, value in pairs for text in (name, "off" if value is None else str(value))]
 
 

@@ -71,6 +71,7 @@ def test_metrics(tmp_path: Path, text: Path) -> None:
     lines = metrics(tmp_path / "run")
     assert [line["step"] for line in lines] == list(range(9))
     assert [line["step"] for line in lines if "val_loss" in line] == [0, 4, 8]
+    assert all(line["val_bits_per_byte"] > 0 for line in lines if "val_loss" in line)
     lines = lines[1:]
     assert all({"step", "loss", "grad_norm", "lr", "tokens", "seconds"} <= line.keys() for line in lines)
     assert lines[2]["tokens"] == 3 * 2 * 2 * 8
