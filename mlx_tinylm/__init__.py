@@ -55,6 +55,7 @@ def train(
     init_from: Path | str | None = None,
     force: bool = False,
     minutes: float | None = None,
+    extend_alphabet: bool = False,
     **settings: Any,
 ) -> Iterator[Event]:
     """Train a model in the folder `out`, or a fresh weights/run-N, and yield what happens (run_folder/events.py).
@@ -91,5 +92,6 @@ def train(
         force=force,
         given=settings.keys(),
         minutes=minutes,
+        extend_alphabet=extend_alphabet,
     ) as running:
         yield from running.events()

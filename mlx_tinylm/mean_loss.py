@@ -16,6 +16,7 @@ import numpy.typing as npt
 from mlx_tinylm.backend.choose import LanguageModel
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.text.ids import Ids
+from mlx_tinylm.text.pair_ids import Pairs
 from mlx_tinylm.watch import Watch, unwatched
 
 # (B, T) twice, inputs and targets, and which of these count, (B, T)
@@ -50,7 +51,7 @@ class Evaluation:
 
 def evaluate(
     model: LanguageModel,
-    ids: Ids,
+    ids: Ids | Pairs,
     context: int | None = None,
     characters: int | None = None,
     bytes: int | None = None,
@@ -59,9 +60,14 @@ def evaluate(
     """The mean loss of `ids` (N,), read in non-overlapping windows; the last one may be shorter.
 
     A window is as long as the model's context, unless told; a target stands for one character and byte, unless told.
+    Of pairs, each is a window, and the targets are those of completions and of their ends.
     `watch` is called after each batch with the targets done and those there are in all; it may raise to stop.
     A loss that is not finite is returned as it is. Raises TinyLMError where there is nothing to predict.
     """
+    if isinstance(ids, Pairs):
+        targets, B = ids.targets, windows_at_once(model, ids.longest - 1)
+        total = summed_loss(model, pair_windows(ids, B), targets, watch)
+        return Evaluation(total / targets, targets, max(1, ids.characters), max(1, ids.bytes))
     targets = len(ids) - 1
     if targets < 1:
         raise TinyLMError("the text is too short to evaluate: a model predicts from the second character on")
@@ -87,6 +93,14 @@ def summed_loss(model: LanguageModel, batches: Iterable[Windows], targets: int, 
         done += values.size
         watch(done, targets)
     return total
+
+
+def pair_windows(pairs: Pairs, B: int) -> Iterator[Windows]:
+    """All pairs in their order, B at a time; the last one stands in, not counted, for what the last batch lacks."""
+    for first in range(0, len(pairs), B):
+        places = np.arange(first, first + B)
+        windows, counts = pairs.windows(places.clip(max=len(pairs) - 1), pairs.longest - 1)
+        yield windows[:, :-1], windows[:, 1:], counts & (places < len(pairs))[:, None]
 
 
 def _windows(ids: Ids, B: int, T: int) -> Iterator[Windows]:

@@ -128,10 +128,13 @@ def train_settings(command: Command) -> Command:
     differing = settings_that_differ()
     for name, each in reversed(settings_of(TrainConfig).items()):
         names = [flag(name), "--lr"] if name == "learning_rate" else [flag(name)]
+        if each.type is bool:
+            names = [f"{flag(name)}/--no-{flag(name)[2:]}"]
         kind = value_type(each, off=each.optional)
         # What differs from preset to preset stands in their table.
-        shown = False if name in differing else str(each.unset if each.default is None else each.default)
-        command = click.option(*names, type=kind, help=each.help, show_default=shown)(command)
+        default = each.unset if each.default is None else each.default
+        shown = False if name in differing else flag(name)[2:] if default is True else str(default)
+        command = click.option(*names, type=kind, default=None, help=each.help, show_default=shown)(command)
     return command
 
 

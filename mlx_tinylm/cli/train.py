@@ -61,6 +61,7 @@ from mlx_tinylm.run_folder.presets import DEFAULT_PRESET, PRESETS, preset
     show_default="as --steps says",
     help="Train for about so long, instead of --steps.",
 )
+@click.option("--extend-alphabet", is_flag=True, help="Give the model of --init-from the characters that it lacks.")
 @click.option("--allow-sleep", is_flag=True, help="Let a Mac go to sleep during the run.")
 @train_settings
 def train(
@@ -72,6 +73,7 @@ def train(
     device: str,
     force: bool,
     minutes: float | None,
+    extend_alphabet: bool,
     allow_sleep: bool,
     **settings: Any,
 ) -> None:
@@ -88,9 +90,10 @@ def train(
     mlx-tinylm train --init-from weights/book --data letters.txt
     """
     changes = {name: None if value == "off" else value for name, value in settings.items() if value is not None}
-    if resume and (out or init_from or force or preset_name or minutes):
+    if resume and (out or init_from or force or preset_name or minutes or extend_alphabet):
         raise click.UsageError(
-            "--resume goes on in its own folder: leave out --out, --init-from, --force, --preset, --minutes."
+            "--resume goes on in its own folder: leave out --out, --init-from, --extend-alphabet, --force, --preset, "
+            "--minutes."
         )
     if minutes and "steps" in changes:
         raise click.UsageError("--minutes decides how many --steps there are: leave one of them out.")
@@ -111,8 +114,16 @@ def train(
             if minutes:
                 note(f"timing a few steps, to see how many take {minutes:g} minutes")
             more: dict[str, Any] = {"init_from": init_from, "force": force, "minutes": minutes}
+            more["extend_alphabet"] = extend_alphabet
             opened = run.start(compute, out, config, data, given=changes.keys(), watch=watch, **more)
         show_training(opened, origin(preset_name, init_from, resume, minutes, changes))
+
+
+def given(name: str, value: object) -> str:
+    """A setting as it is written on the command line."""
+    if isinstance(value, bool):
+        return flag(name) if value else f"--no-{flag(name)[2:]}"
+    return f"{flag(name)} {'off' if value is None else value}"
 
 
 def origin(
@@ -122,5 +133,5 @@ def origin(
     parts = ["as the run began"] if resume else [f"preset {preset_name or DEFAULT_PRESET}"]
     parts += [f"the model's shape from {init_from}"] if init_from else []
     parts += [f"steps for {minutes:g} minutes"] if minutes else []
-    parts += [f"{flag(name)} {'off' if value is None else value}" for name, value in changes.items()]
+    parts += [given(name, value) for name, value in changes.items()]
     return "; ".join(parts)

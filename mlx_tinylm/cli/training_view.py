@@ -88,6 +88,8 @@ class Bar:
             case Evaluated():
                 best = " (best so far)" if event.best else ""
                 loss = f"{event.loss:.4f}, {event.bits_per_byte:.3f} bits per byte"
+                if event.exact is not None:
+                    loss += f", {event.exact:,} of {len(self.run.dataset.validation):,} answers exact"
                 self.line(f"step {event.step}: validation loss {loss}{best}{self.meaning(event.loss)}")
                 self.status()
             case Baselines():

@@ -27,6 +27,7 @@ class Evaluated:
     loss: float
     best: bool
     bits_per_byte: float
+    exact: int | None = None  # how many of the held-out pairs it answers exactly; None where they are no pairs
 
 
 @dataclass(frozen=True)

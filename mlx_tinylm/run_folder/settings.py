@@ -56,6 +56,7 @@ class TrainConfig(Settings):
     # Data
     batch_size: int = setting(int, 16, "Text windows a step.", low=1)
     grad_accumulation_steps: int = setting(int, 1, "Batches whose gradients make one step.", low=1)
+    mask_prompt: bool = setting(bool, True, "Of pairs, learn completions only, not prompts.", later=True)
     seed: int = setting(int, 0, "Decides the first weights, the batches and the dropout.", low=0, high=2**31 - 1)
     # Looking and keeping
     eval_every: int = setting(int, 250, "Steps between two full validations.", low=1)

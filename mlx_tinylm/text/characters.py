@@ -1,6 +1,7 @@
 """A character tokenizer: a BPE without merges, which every tool that reads `tokenizer.json` reads.
 
-The ids 0..V-1 are the characters in code-point order; special tokens come behind them.
+The ids 0..V-1 are the characters in code-point order; special tokens come behind them, and behind these what a model
+learned later.
 """
 
 from __future__ import annotations
@@ -23,12 +24,31 @@ def of_characters(alphabet: str, special: Sequence[str]) -> Any:
     return inner
 
 
-def alphabet_of(inner: Any) -> str | None:
-    """The characters in id order if this is a character tokenizer as `of_characters` makes it."""
-    vocab = inner.get_vocab(with_added_tokens=False)
-    tokens = sorted(vocab, key=vocab.__getitem__)
+def extended(inner: Any, characters: str, special: Sequence[str]) -> Any:
+    """A `tokenizers.Tokenizer` with more characters behind all ids that there are, and `special` tokens behind those.
+
+    What is known already keeps its id, as a special token between characters does by standing in the vocabulary, too.
+    """
+    from tokenizers import AddedToken, Tokenizer
+
+    raw = json.loads(inner.to_str())
+    if characters:
+        vocab = raw["model"]["vocab"]
+        vocab |= {token["content"]: token["id"] for token in raw["added_tokens"]}
+        vocab |= {character: id for id, character in enumerate(sorted(set(characters) - vocab.keys()), len(vocab))}
+    grown = Tokenizer.from_str(json.dumps(raw))
+    grown.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    return grown
+
+
+def characters_of(inner: Any) -> dict[str, int] | None:
+    """The characters and their ids, in the order of these, if this is a character tokenizer as is made here."""
+    added = inner.get_added_tokens_decoder()
+    vocab = {token: id for token, id in inner.get_vocab(with_added_tokens=False).items() if id not in added}
     # Before to_str(), which counts up to the largest id there is: a hostile one would take minutes.
-    if any(len(token) != 1 for token in tokens) or [vocab[t] for t in tokens] != list(range(len(tokens))):
+    if any(len(token) != 1 for token in vocab) or max(vocab.values(), default=-1) >= len(vocab) + len(added):
+        return None
+    if any(not token.special or len(token.content) == 1 for token in added.values()):
         return None
     raw = json.loads(inner.to_str())
     if raw["model"].get("type") != "BPE" or raw["model"].get("merges"):
@@ -37,9 +57,7 @@ def alphabet_of(inner: Any) -> str | None:
         return None
     if (raw.get("decoder") or {}).get("type") != "Fuse":
         return None
-    if any(token["id"] < len(tokens) or not token["special"] for token in raw["added_tokens"]):
-        return None
-    return "".join(tokens)
+    return dict(sorted(vocab.items(), key=lambda item: item[1]))
 
 
 def _adds_nothing(post_processor: dict[str, Any] | None) -> bool:

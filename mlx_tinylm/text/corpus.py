@@ -48,6 +48,7 @@ class Corpus:
     held_out: int  # characters of the part that is held out
     notes: tuple[str, ...]  # what a person should know of how it was read
     split: Split
+    piped: tuple[Path, ...] = ()  # of the sources, what came through pipes and is gone when the program ends
     validation: Corpus | None = None  # another text, all of which is held out: then all of this is trained on
 
     @property
@@ -112,6 +113,8 @@ def open_corpus(
     if not val_data:
         return corpus
     validation = _opened(val_data, reading, watch)
+    if type(validation) is not type(corpus):
+        raise TinyLMError(f"{corpus.name}, {validation.name}: one holds pairs, the other text; hold out the same kind")
     return dataclasses.replace(
         corpus,
         alphabet="".join(sorted({*corpus.alphabet, *validation.alphabet})),
@@ -128,7 +131,13 @@ def open_named(name: str) -> Corpus:
 
 def _opened(data: Sequence[str], reading: Reading, watch: WatchStages) -> Corpus:
     sources, notes = sources_of(data)
-    return _scanned(", ".join("stdin" if item == "-" else item for item in data), sources, reading, notes, watch)
+    name = ", ".join("stdin" if item == "-" else item for item in data)
+    from mlx_tinylm.text import pairs  # which are a corpus, too
+
+    paths = [source.path for source in sources]
+    if pairs.holds_pairs(paths, reading):
+        return pairs.scanned_pairs(name, paths, reading, notes, watch)
+    return _scanned(name, sources, reading, notes, watch)
 
 
 def _scanned(name: str, sources: list[Source], reading: Reading, notes: list[str], watch: WatchStages) -> Corpus:
@@ -167,6 +176,7 @@ def _scanned(name: str, sources: list[Source], reading: Reading, notes: list[str
         split=split.split(),
         held_out=split.held_out,
         notes=tuple(notes),
+        piped=tuple(source.path for source in sources if source.piped),
     )
 
 

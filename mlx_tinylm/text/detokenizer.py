@@ -18,11 +18,11 @@ class Detokenizer(Protocol):
 class Characters:
     """One id is one character, so nothing has to be remembered."""
 
-    def __init__(self, alphabet: str, vocab_size: int) -> None:
-        self._text: list[str] = [*alphabet, *[""] * (vocab_size - len(alphabet))]
+    def __init__(self, character_of: Mapping[int, str]) -> None:
+        self._character_of = character_of
 
     def add(self, id: int) -> str:
-        return self._text[id] if id < len(self._text) else ""  # a model may have more ids than its tokenizer
+        return self._character_of.get(id, "")  # a model may have more ids than its tokenizer
 
 
 class Bytes:

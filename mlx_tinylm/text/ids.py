@@ -8,17 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.files import CACHE, DAY, cache_dir, make_folder, remove_leftovers, write_atomically
-from mlx_tinylm.integrity import CHECKSUM, digest, ends_in_checksum, with_checksum
+from mlx_tinylm.integrity import digest
 from mlx_tinylm.text import ids_cache
-from mlx_tinylm.text.corpus import PIECE, ChangedTextError, Corpus
+from mlx_tinylm.text.corpus import PIECE, Corpus
 from mlx_tinylm.text.cutting import cut
 from mlx_tinylm.text.tokenizer import Tokenizer, quoted
 from mlx_tinylm.watch import Watch, unwatched
@@ -61,10 +59,15 @@ class Dataset:
 
     def unseen(self, vocab_size: int) -> tuple[int, ...]:
         """The ids below `vocab_size` that do not stand in the training part, in their order."""
-        seen = np.zeros(vocab_size, np.bool_)
-        for start in range(0, len(self.train), PIECE):
-            seen[self.train[start : start + PIECE]] = True
-        return tuple(np.flatnonzero(~seen).tolist())
+        return tuple(np.flatnonzero(~seen(self.train, vocab_size)).tolist())
+
+
+def seen(ids: Ids, vocab_size: int) -> npt.NDArray[np.bool_]:
+    """(N,) ids -> (vocab_size,), whether each stands among them; little of them is in memory at once."""
+    found = np.zeros(vocab_size, np.bool_)
+    for start in range(0, len(ids), PIECE):
+        found[ids[start : start + PIECE]] = True
+    return found
 
 
 def encode(corpus: Corpus, tokenizer: Tokenizer, watch: Watch = unwatched) -> Dataset:
@@ -84,29 +87,18 @@ def encode_part(corpus: Corpus, tokenizer: Tokenizer, part: str, watch: Watch = 
     """
     if unknown := tokenizer.unknown_characters(corpus.alphabet):
         raise UnknownCharactersError(corpus.name, unknown)
-    dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
+    dtype = type_of(tokenizer)
     key = digest(f"{FORMAT} {corpus.key} {part} {tokenizer.json}".encode())[:32]
-    path = cache_dir() / "ids" / f"{key}.{dtype.name}"
-    # A damaged file would train on other text, or past the end of a table.
-    if not ends_in_checksum(path):
-        try:
-            make_folder(path.parent)
-            remove_leftovers(path.parent, older_than=DAY)
-            write_atomically(path, with_checksum(_content(corpus, tokenizer, part, dtype, watch)))
-        except ChangedTextError:
-            raise
-        except TinyLMError as error:
-            raise TinyLMError(f"{error}. {CACHE} names another folder for it") from None
-    ids_cache.used(path)
-    return _mapped(path, dtype)
+    path = ids_cache.kept_file(f"{key}.{dtype.name}", lambda: _content(corpus, tokenizer, part, dtype, watch))
+    content = ids_cache.mapped(path)
+    split = len(content) - 2 * SIZES.itemsize
+    characters, size = content[split:].view(SIZES).tolist()
+    return EncodedText(content[:split].view(dtype), characters, size)
 
 
-def _mapped(path: Path, dtype: np.dtype[Any]) -> EncodedText:
-    end = path.stat().st_size - CHECKSUM - 2 * SIZES.itemsize
-    count = end // dtype.itemsize
-    ids = np.memmap(path, dtype, mode="r", shape=(count,)) if count else np.zeros(0, dtype)
-    characters, size = np.fromfile(path, SIZES, count=2, offset=end).tolist()
-    return EncodedText(ids, characters, size)
+def type_of(tokenizer: Tokenizer) -> np.dtype[Any]:
+    """How ids are kept in a file."""
+    return np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
 
 
 def _content(corpus: Corpus, tokenizer: Tokenizer, part: str, dtype: np.dtype[Any], watch: Watch) -> Iterator[bytes]:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from mlx_tinylm.errors import TinyLMError, escaped
 from mlx_tinylm.files import read, read_json
 from mlx_tinylm.text import byte_level
-from mlx_tinylm.text.characters import alphabet_of, of_characters
+from mlx_tinylm.text.characters import characters_of, extended, of_characters
 from mlx_tinylm.text.detokenizer import Bytes, Characters, Detokenizer, Pieces
 from mlx_tinylm.text.library import in_the_library
 
@@ -40,6 +40,7 @@ class Tokenizer:
         inner.no_truncation()  # some files of other tools cut every text to a length
         inner.no_padding()
         self.inner = inner
+        self._special_tokens = eos_token, pad_token
         ids = inner.get_vocab(with_added_tokens=True).values()
         if len(set(ids)) < len(ids):
             raise TinyLMError("two tokens have the same id")
@@ -47,10 +48,11 @@ class Tokenizer:
         self.eos_id: int | None = inner.token_to_id(eos_token)
         pad_id: int | None = inner.token_to_id(pad_token)
         self.pad_id = None if pad_id == self.eos_id else pad_id
-        self.alphabet = alphabet_of(inner)
-        if self.alphabet is not None:
+        self._characters = characters_of(inner)
+        self.alphabet = None if self._characters is None else "".join(self._characters)
+        if self._characters is not None and self.alphabet is not None:
             self._id_of = np.full(CODE_POINTS, -1, np.int32)
-            self._id_of[_code_points(self.alphabet)] = np.arange(len(self.alphabet), dtype=np.int32)
+            self._id_of[_code_points(self.alphabet)] = list(self._characters.values())
             small = (int(id) if 0 <= id < UNKNOWN else UNKNOWN for id in self._id_of[:128])
             self._ascii = bytes(small) + bytes([UNKNOWN]) * 128
 
@@ -66,6 +68,15 @@ class Tokenizer:
     def from_texts(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
         """A byte-level BPE of at most `vocab_size` ids, whose merges are learned from `texts`; see `byte_level`."""
         return cls(byte_level.trained(texts, vocab_size, (END_OF_TEXT, PAD)))
+
+    def extended(self, characters: str, *, pads: bool = False) -> Tokenizer:
+        """The same tokenizer with more `characters`, and with a token that pads where it has none and `pads` wants one.
+
+        All ids keep their meaning; new ones come behind them. What knows subwords of bytes knows every character.
+        """
+        if not pads or self.pad_id is not None:
+            return Tokenizer(extended(self.inner, characters, []), *self._special_tokens)
+        return Tokenizer(extended(self.inner, characters, [PAD]), self._special_tokens[0], PAD)
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
@@ -170,8 +181,8 @@ class Tokenizer:
 
     def detokenizer(self) -> Detokenizer:
         """A fresh detokenizer for one text."""
-        if self.alphabet is not None:
-            return Characters(self.alphabet, self.vocab_size)
+        if self._characters is not None:
+            return Characters({id: character for character, id in self._characters.items()})
         return Bytes(self._token_bytes) if self._token_bytes is not None else Pieces(self.inner)
 
     @cached_property

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from mlx_tinylm.model_folder.config import dropout_places
 from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.text.ids import Ids
+from mlx_tinylm.text.pair_ids import Pairs
 
 SHUFFLED = 1 << 20  # windows at most whose order is drawn at once, which takes 8 bytes of memory each
 ROUNDS = 6  # of the network that orders more; four make it pseudo-random (Luby and Rackoff 1988)
@@ -29,12 +30,29 @@ class Batch:
     weights: npt.NDArray[np.float32] | None = None
 
 
-def step_batch(config: TrainConfig, step: int, text: Ids) -> Batch:
+def step_batch(config: TrainConfig, step: int, text: Ids | Pairs) -> Batch:
     """The windows of step number `step`, read from the ids of the training text (N,), wherever they lie."""
+    if isinstance(text, Pairs):
+        return _pair_batch(config, step, text)
     A, T = config.grad_accumulation_steps, config.context
     offsets = batch_offsets(config.seed, step, len(text), A * config.batch_size, T)
     windows = np.stack([text[offset : offset + T + 1] for offset in offsets]).astype(np.int32)
     return Batch(windows.reshape(A, config.batch_size, T + 1))
+
+
+def _pair_batch(config: TrainConfig, step: int, pairs: Pairs) -> Batch:
+    """Pairs in windows of one each: an epoch visits every pair once, in a fresh random order.
+
+    The targets of the whole step that count, those of completions if prompts are masked, count the same.
+    """
+    A, B, T = config.grad_accumulation_steps, config.batch_size, config.context
+    places = np.empty(A * B, np.int64)
+    for i in range(A * B):
+        epoch, place = divmod(step * A * B + i, len(pairs))
+        places[i] = _order(config.seed, epoch, len(pairs))(place)
+    windows, counts = pairs.windows(places, T, prompts=not config.mask_prompt)
+    weights = counts.astype(np.float32) / np.float32(counts.sum())
+    return Batch(windows.reshape(A, B, T + 1), weights.reshape(A, B, T))
 
 
 def batch_offsets(seed: int, step: int, length: int, batch_size: int, context: int) -> npt.NDArray[np.int64]:
@@ -66,6 +84,11 @@ def _epoch(seed: int, epoch: int, windows: int, slack: int) -> tuple[int, Callab
     random = np.random.default_rng([seed, epoch])
     shift = int(random.integers(slack + 1))
     return shift, random_order(random, windows)
+
+
+@functools.lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, count: int) -> Callable[[int], int]:
+    return random_order(np.random.default_rng([seed, epoch]), count)
 
 
 def random_order(random: np.random.Generator, count: int) -> Callable[[int], int]:

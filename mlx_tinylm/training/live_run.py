@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import shlex
 import time
 from collections.abc import Iterator
@@ -30,9 +31,11 @@ from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.sample_config import SampleConfig
 from mlx_tinylm.text.corpus import Corpus
 from mlx_tinylm.text.ids import Dataset
+from mlx_tinylm.text.pair_ids import PairDataset
+from mlx_tinylm.text.pairs import PairCorpus
 from mlx_tinylm.text.tokenizer import Tokenizer
 from mlx_tinylm.training import checkpoint
-from mlx_tinylm.training.loop import baselines, run_steps, validate
+from mlx_tinylm.training.loop import answered, baselines, run_steps, validate
 from mlx_tinylm.training.optimizer import schedule
 from mlx_tinylm.training.progress import SAMPLE_CHARACTERS, Progress, due_at, next_due
 from mlx_tinylm.training.state import (
@@ -46,6 +49,8 @@ from mlx_tinylm.training.state import (
 )
 from mlx_tinylm.training.step import Step, make_step
 
+ANSWERS = 3  # in a sample of what pairs have taught
+
 
 @dataclass
 class Run:
@@ -54,7 +59,7 @@ class Run:
     folder: Path
     config: TrainConfig
     corpus: Corpus
-    dataset: Dataset
+    dataset: Dataset | PairDataset
     tokenizer: Tokenizer
     state: TrainState
     progress: Progress
@@ -109,7 +114,7 @@ class Run:
             if due.save:  # first: what follows may take long, and must not cost what was trained
                 yield self._save()
             if due.evaluate:
-                if not compared and not self.stopping:
+                if isinstance(self.dataset, Dataset) and not compared and not self.stopping:
                     self.activity, compared = "finishing the baselines", True
                     guessing, ngrams, counted = baselines(self.dataset, state.model.config.vocab_size)
                     yield Baselines(state.step, guessing, ngrams, counted)
@@ -176,24 +181,36 @@ class Run:
         best = self.progress.validated(step, loss, candidate=step > 0 or self.fine_tuned)
         if best and step:  # at step 0 they are there already
             self._keep_weights()
-        bits = self.dataset.bits_per_byte(loss)
+        line |= {"val_loss": loss, "val_bits_per_byte": (bits := self.dataset.bits_per_byte(loss))}
+        exact = None
+        if isinstance(self.dataset, PairDataset):
+            exact = answered(self.state, self.dataset.validation, self.compute)
+            line |= {"val_exact_answers": exact, "val_pairs": len(self.dataset.validation)}
         with self._going_on_later():
-            metrics.append(self.folder, line | {"val_loss": loss, "val_bits_per_byte": bits})
+            metrics.append(self.folder, line)
             if self.saved.step == step:
                 checkpoint.update(self.saved.path, dataclasses.asdict(self.progress))
-        yield Evaluated(step, loss, best, bits)
+        yield Evaluated(step, loss, best, bits, exact)
 
     def _sample(self) -> Iterator[Sampled]:
         self.activity = "breaking off the sample"
         config = SampleConfig(max_tokens=SAMPLE_CHARACTERS, seed=self.config.seed)
         pieces = []
         with kept_weights(self.state) as model:
-            opening = self.tokenizer.opening
-            for piece in stream_generate(MLXModel(model, self.compute), self.tokenizer, opening, config):
-                pieces.append(piece)
-                if self.stopping:
-                    return
+            for prompt in self._prompts():
+                pieces.append(prompt)
+                for piece in stream_generate(MLXModel(model, self.compute), self.tokenizer, prompt, config):
+                    pieces.append(piece)
+                    if self.stopping:
+                        return
+                pieces.append("\n")
         yield Sampled(self.state.step, "".join(pieces))
+
+    def _prompts(self) -> list[str]:
+        """What samples go on from: where pairs are trained on, some of those that are held out."""
+        if isinstance(self.corpus, PairCorpus):
+            return [pair.prompt for pair in itertools.islice(self.corpus.pairs("held_out"), ANSWERS)]
+        return [self.tokenizer.opening]
 
     def _metrics(self, stepped: Stepped, rate: float) -> dict[str, Any]:
         return {

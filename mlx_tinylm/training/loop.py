@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import mlx.core as mx
 import numpy as np
 
+from mlx_tinylm.answers import exact_answers
 from mlx_tinylm.backend.devices import Compute
 from mlx_tinylm.backend.mlx_model import MLXModel
 from mlx_tinylm.mean_loss import evaluate
@@ -19,6 +20,7 @@ from mlx_tinylm.run_folder.events import Stepped
 from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.text.ids import Dataset, Ids
 from mlx_tinylm.text.ngrams import COUNTED, ngram_losses
+from mlx_tinylm.text.pair_ids import Pairs
 from mlx_tinylm.training.batches import dropout_keys, step_batch
 from mlx_tinylm.training.state import DivergedError, TrainState, device_failures, kept_weights
 from mlx_tinylm.training.step import Step
@@ -31,9 +33,9 @@ class StoppedError(Exception):
 
 
 def run_steps(
-    step: Step, state: TrainState, config: TrainConfig, text: Ids, until: int, stopping: Callable[[], bool]
+    step: Step, state: TrainState, config: TrainConfig, text: Ids | Pairs, until: int, stopping: Callable[[], bool]
 ) -> Iterator[Stepped]:
-    """Train up to step `until` on the ids of a text (N,); a step is dispatched before the last one's loss is read.
+    """Train up to step `until` on the ids of a text (N,), or pairs; a step is dispatched before the last loss is read.
 
     Raises DivergedError as soon as a loss or a gradient is no finite number, DeviceFailedError where a GPU gives up.
     """
@@ -64,9 +66,13 @@ def finished(step: int, loss: mx.array, norm: mx.array) -> Stepped:
 
 
 def validate(
-    state: TrainState, config: TrainConfig, ids: Ids, compute: Compute, stopping: Callable[[], bool] = lambda: False
+    state: TrainState,
+    config: TrainConfig,
+    ids: Ids | Pairs,
+    compute: Compute,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> float | None:
-    """The mean loss of the kept weights over all of `ids` (N,), in nats; None where it is to stop before the end."""
+    """The mean loss of the kept weights over all of `ids` (N,) or pairs, in nats; None where it is to stop before."""
 
     def watch(done: int, total: int) -> None:
         if done < total and stopping():
@@ -75,6 +81,12 @@ def validate(
     with kept_weights(state) as model, contextlib.suppress(StoppedError):
         return evaluate(MLXModel(model, compute), ids, config.context, watch=watch).loss
     return None
+
+
+def answered(state: TrainState, pairs: Pairs, compute: Compute) -> int:
+    """How many of the pairs the kept weights answer exactly."""
+    with kept_weights(state) as model:
+        return exact_answers(MLXModel(model, compute), pairs)
 
 
 def baselines(dataset: Dataset, vocab_size: int) -> tuple[float, tuple[float, ...], int]:

@@ -23,6 +23,7 @@ from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.files import filled_folder, remove_leftovers
 from mlx_tinylm.integrity import sha256_of
 from mlx_tinylm.locks import lock
+from mlx_tinylm.model_folder.extended import extended
 from mlx_tinylm.model_folder.folder import WEIGHTS, ModelFolder, open_folder, write_folder
 from mlx_tinylm.model_folder.tensor_files import write_tensors
 from mlx_tinylm.model_folder.trained_on import TextRecord
@@ -33,6 +34,9 @@ from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.run_folder.target import numbered, refuse_filled, refuse_sources, undo_interrupted
 from mlx_tinylm.text.corpus import Corpus, open_corpus
 from mlx_tinylm.text.named_corpora import DEFAULT_CORPUS
+from mlx_tinylm.text.pair_ids import PairDataset
+from mlx_tinylm.text.pairs import PairCorpus
+from mlx_tinylm.text.tokenizer import quoted
 from mlx_tinylm.text.trained_tokenizer import trained_tokenizer
 from mlx_tinylm.training import checkpoint
 from mlx_tinylm.training.live_run import Run
@@ -57,6 +61,7 @@ def start(
     force: bool = False,
     given: Collection[str] = (),
     minutes: float | None = None,
+    extend_alphabet: bool = False,
     watch: WatchStages = unwatched,
 ) -> Iterator[Run]:
     """A new run in `folder`, from fresh weights or those of the model folder `init_from`.
@@ -65,13 +70,16 @@ def start(
     `minutes` replaces the steps of `config` by as many as this machine makes in that time, all else included.
 
     `compute` comes from `backend.devices.prepare`, which must be called before MLX, and so this file, is imported.
-    `given` names the settings that were chosen on purpose, which `init_from` must not silently overrule; `watch` is
-    told of the work before the first step.
+    `given` names the settings that were chosen on purpose, which `init_from` must not silently overrule;
+    `extend_alphabet` gives the model of `init_from` the characters that it lacks; `watch` is told of the work before
+    the first step.
     Raises TinyLMError where the text does not fit, or the folder has something in it that is no run, or not `force`.
     """
     began = time.perf_counter()
     check(minutes is None or "steps" not in given, "minutes decide how many steps there are: leave one of them out")
-    check(isinstance(force, bool), f"force must be True or False, not {brief(force)}")
+    for name, value in (("force", force), ("extend_alphabet", extend_alphabet)):
+        check(isinstance(value, bool), f"{name} must be True or False, not {brief(value)}")
+    check(bool(init_from) or not extend_alphabet, "--extend-alphabet is for --init-from; a new model knows its text")
     notes = undo_interrupted(folder) if folder else []
     if folder:
         refuse_filled(folder, force)
@@ -85,10 +93,21 @@ def start(
     corpus = open_corpus(data)
     if folder:
         refuse_sources(folder, [*corpus.sources, *([init_from] if init_from else [])])
+    check(
+        "mask_prompt" not in given or isinstance(corpus, PairCorpus),
+        f"{corpus.name}: holds no pairs of prompt and completion; leave out --mask-prompt and --no-mask-prompt",
+    )
+    if source:
+        missing = source.tokenizer.unknown_characters(corpus.alphabet) if extend_alphabet else ""
+        # Where the end of a text is trained, it does not pad.
+        source = extended(source, missing, pads=corpus.documents > 1)
+        notes += [f"{len(missing)} characters are new to the model: {quoted(missing)}"] if missing else []
     tokenizer = source.tokenizer if source else trained_tokenizer(corpus, config.tokenizer, config.vocab_size, watch)
     model_config = source.config if source else config.model_config(tokenizer.vocab_size, tokenizer.eos_id)
     check_memory(config, model_config, compute)
     dataset = encoded(corpus, tokenizer, config, init_from, watch=watch)
+    if isinstance(dataset, PairDataset):  # a window is as long as the longest pair
+        config = dataclasses.replace(config, context=dataset.longest - 1)
     unseen = dataset.unseen(model_config.vocab_size)
     suppressed = tuple(id for id in unseen if not source or id in source.config.suppressed)
     model_config = dataclasses.replace(model_config, suppressed=suppressed)

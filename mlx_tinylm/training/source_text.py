@@ -16,6 +16,8 @@ from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.text.corpus import Corpus, open_corpus
 from mlx_tinylm.text.ids import Dataset, UnknownCharactersError, check_length, encode
 from mlx_tinylm.text.named_corpora import NAMED
+from mlx_tinylm.text.pair_ids import PairDataset, check_pairs, encode_pairs
+from mlx_tinylm.text.pairs import PairCorpus
 from mlx_tinylm.text.tokenizer import Tokenizer
 from mlx_tinylm.watch import WatchStages, unwatched
 
@@ -27,19 +29,23 @@ def encoded(
     origin: Path | None = None,
     *,
     watch: WatchStages = unwatched,
-) -> Dataset:
+) -> Dataset | PairDataset:
     """The text as ids; raises TinyLMError where it is too short, or the tokenizer, of the model `origin`, lacks
     characters of it.
     """
     try:
+        if isinstance(corpus, PairCorpus):
+            pairs = encode_pairs(corpus, tokenizer, functools.partial(watch, "encoding"))
+            check_pairs(corpus.name, pairs, config.context)
+            return pairs
         dataset = encode(corpus, tokenizer, functools.partial(watch, "encoding"))
     except UnknownCharactersError as error:
         if not origin:
             raise
         raise TinyLMError(
             f"{corpus.name}: has {len(error.characters)} characters that the model in {origin} does not know: "
-            f"{escaped(error.characters, keep='')[:200]}. Remove them from the text, "
-            "or train from the start without --init-from"
+            f"{escaped(error.characters, keep='')[:200]}. Remove them from the text, add "
+            "--extend-alphabet, or train from the start without --init-from"
         ) from None
     check_length(corpus.name, dataset, config.context)
     return dataset
