@@ -10,17 +10,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mlx_tinylm.answers import exact_answers
 from mlx_tinylm.backend.choose import load_model
+from mlx_tinylm.checks import check
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.generation import NOT_FINITE
 from mlx_tinylm.mean_loss import Evaluation, evaluate
 from mlx_tinylm.memorised import memorised_share
-from mlx_tinylm.model_folder.folder import open_folder
+from mlx_tinylm.model_folder.folder import ModelFolder, open_folder
 from mlx_tinylm.run_folder.training_text import text_at_hand, trained_on, training_text
 from mlx_tinylm.text.corpus import Corpus, open_corpus
 from mlx_tinylm.text.ids import encode_part
 from mlx_tinylm.text.named_corpora import NAMED
 from mlx_tinylm.text.ngrams import ngram_losses
+from mlx_tinylm.text.pair_ids import check_fit, encode_part_of_pairs
+from mlx_tinylm.text.pairs import PairCorpus
 from mlx_tinylm.text.tokenizer import quoted
 from mlx_tinylm.watch import WatchStages, unwatched
 
@@ -41,6 +45,9 @@ class EvaluationReport:
     # the model writes that stands in that text.
     ngram_losses: tuple[float, ...] = ()
     memorised: float | None = None
+    # Of pairs, how many there are, and how many are answered as is wanted; the loss is that of completions.
+    pairs: int | None = None
+    exact_answers: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """One flat object."""
@@ -56,11 +63,15 @@ class EvaluationReport:
             "bits_per_byte": self.evaluation.bits_per_byte,
         }
         found |= {f"{n}_gram_loss": loss for n, loss in enumerate(self.ngram_losses, start=1)}
-        return found if self.memorised is None else found | {"memorised": self.memorised}
+        more = {"memorised": self.memorised, "exact_answers": self.exact_answers, "pairs": self.pairs}
+        return found | {name: value for name, value in more.items() if value is not None}
 
     def rows(self) -> list[tuple[str, Any]]:
         """The same as labels and values."""
-        return list(self.to_json().items())
+        found = self.to_json()
+        if self.pairs is not None:
+            found["exact_answers"] = f"{self.exact_answers:,} of {found.pop('pairs'):,}"
+        return list(found.items())
 
 
 def evaluate_text(
@@ -75,12 +86,18 @@ def evaluate_text(
 
     Without `data` it is the text the model was trained on. Of that text, told by its SHA-256 wherever it lies, it is
     the held-out tenth, too. `baselines` adds the losses of n-gram models of the other nine tenths, `memorised` the
-    share of what the model writes that stands there. `watch` is told of "loss", "baselines" and "memorised" as
-    `evaluate` tells it. Raises TinyLMError where a text is missing, and where a loss is not finite.
+    share of what the model writes that stands there. Of pairs, completions are measured, and exact answers counted.
+    `watch` is told of "loss", "answers", "baselines" and "memorised" as `evaluate` tells it. Raises TinyLMError where a
+    text is missing, and where a loss is not finite.
     """
     folder = open_folder(weights)
     tokenizer = folder.tokenizer
     corpus, part = _measured(weights, data)
+    if isinstance(corpus, PairCorpus):
+        check(
+            not baselines and not memorised, f"{corpus.name}: --baselines and --memorised are for text, not for pairs"
+        )
+        return _answers(folder, corpus, part, backend, watch)
     text = encode_part(corpus, tokenizer, "all" if part == ALL else "held_out", partial(watch, "encoding"))
     learned = _learned(weights, corpus, part) if baselines or memorised else corpus
     model = load_model(folder, backend, spread=True)
@@ -98,6 +115,22 @@ def evaluate_text(
         writer, pieces = load_model(folder, backend), learned.chunks("train")
         known = memorised_share(writer, tokenizer, pieces, partial(watch, "memorised"))
     return EvaluationReport(weights, corpus.name, part, model.backend, evaluation, tuple(losses), known)
+
+
+def _answers(folder: ModelFolder, corpus: PairCorpus, part: str, backend: str, watch: WatchStages) -> EvaluationReport:
+    """Evaluate a model folder on pairs: the loss of their completions, and how many come out exactly."""
+    chosen = "all" if part == ALL else "held_out"
+    pairs = encode_part_of_pairs(corpus, folder.tokenizer, chosen, partial(watch, "encoding"))
+    check_fit(corpus.name, pairs.longest, folder.config.context)
+    model = load_model(folder, backend, spread=True)
+    watch("loss", 0, pairs.targets)
+    evaluation = evaluate(model, pairs, watch=partial(watch, "loss"))
+    if not math.isfinite(evaluation.loss):
+        raise TinyLMError(NOT_FINITE)
+    exact = exact_answers(model, pairs, partial(watch, "answers"))
+    return EvaluationReport(
+        folder.path, corpus.name, part, model.backend, evaluation, pairs=len(pairs), exact_answers=exact
+    )
 
 
 def _measured(weights: Path, data: Sequence[str]) -> tuple[Corpus, str]:

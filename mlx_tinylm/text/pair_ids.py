@@ -97,11 +97,11 @@ class PairDataset:
 
 
 def encode_pairs(corpus: PairCorpus, tokenizer: Tokenizer, watch: Watch = unwatched) -> PairDataset:
-    """Both parts of a set of pairs as ids; raises as `encode_pairs_of` does."""
-    return PairDataset(*(encode_pairs_of(corpus, tokenizer, part, watch) for part in ("train", "held_out")))
+    """Both parts of a set of pairs as ids; raises as `encode_part_of_pairs` does."""
+    return PairDataset(*(encode_part_of_pairs(corpus, tokenizer, part, watch) for part in ("train", "held_out")))
 
 
-def encode_pairs_of(corpus: PairCorpus, tokenizer: Tokenizer, part: str, watch: Watch = unwatched) -> Pairs:
+def encode_part_of_pairs(corpus: PairCorpus, tokenizer: Tokenizer, part: str, watch: Watch = unwatched) -> Pairs:
     """The pairs of one part ("train", "held_out" or "all") as ids, from a file in the cache that is written once.
 
     Prompt and completion are encoded apart, as a prompt is to generate from. `watch` is told of pairs.
@@ -161,8 +161,13 @@ def check_pairs(name: str, dataset: PairDataset, context: int) -> None:
             f"{name}: has {train:,} pairs to train on and {validation:,} to validate with, which are one in ten, by "
             "their prompts; add pairs with other prompts"
         )
-    if dataset.longest > context + 1:
+    check_fit(name, dataset.longest, context)
+
+
+def check_fit(name: str, longest: int, context: int) -> None:
+    """Raise TinyLMError where the longest pair does not fit into a window of `context` ids and one more."""
+    if longest > context + 1:
         raise TinyLMError(
-            f"{name}: the longest pair has {dataset.longest:,} ids with its end, more than the {context + 1:,} of a "
-            f"context of {context:,}; leave out the long pairs, or train with a larger --context"
+            f"{name}: the longest pair has {longest:,} ids with its end, more than the {context + 1:,} of a context of "
+            f"{context:,}; leave out the long pairs, or train with a larger --context"
         )
