@@ -13,7 +13,8 @@ from mlx_tinylm.model_folder.config import ModelConfig
 from mlx_tinylm.text.byte_level import split_like, visible_bytes
 from mlx_tinylm.text.tokenizer import END_OF_TEXT, Tokenizer
 
-# Splits nothing that a character needs. With "gpt-2", llama_detokenize takes spaces away: "a , b" became "a, b".
+# Splits nothing that a character needs. With "gpt-2", by which subwords made here are split, llama_detokenize takes
+# spaces away, "a , b" becoming "a, b", as it does with GPT-2 itself; what llama.cpp writes token by token keeps them.
 FOR_CHARACTERS = "qwen2"
 MERGED_WHOLE = "llama-bpe"  # where llama.cpp takes a piece that is a token as it is, whatever the merges say
 

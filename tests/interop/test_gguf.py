@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 from conftest import random_folder, random_tensors
+from tokenizers import Regex, pre_tokenizers
+from tokenizers import Tokenizer as Inner
 
 from mlx_tinylm.backend.choose import load
 from mlx_tinylm.export.folder import export
@@ -117,6 +119,46 @@ def test_subwords(config: ModelConfig, untied: bool, tmp_path: Path) -> None:
         699,
     )
     check_llama_cpp(out, "The 日本 it's  😀 end", *TEXTS)
+
+
+SPLITS = {
+    "qwen2": r"|\p{N}| ?",
+    "llama-bpe": r"|\p{N}{1,3}| ?",
+}
+
+
+@pytest.mark.parametrize("pre", SPLITS)
+def test_subwords_of_other_tools(pre: str, tmp_path: Path) -> None:
+    """Of a tokenizer that splits as Qwen's or Llama 3's do, llama.cpp has our ids as well, added tokens included."""
+    pattern = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+" + SPLITS[pre]
+    pattern += r"[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    inner = subwords(replace(GPT2, vocab_size=600)).inner
+    by_pattern = pre_tokenizers.Split(Regex(pattern), behavior="isolated", invert=False)
+    by_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    inner.pre_tokenizer = pre_tokenizers.Sequence([by_pattern, by_bytes])
+    inner.add_tokens(["<think>", "two  words"])
+    raw = json.loads(inner.to_str())
+    raw["model"]["ignore_merges"] = pre == "llama-bpe"
+    tokenizer = Tokenizer(Inner.from_str(json.dumps(raw)))
+    config = replace(QWEN3, vocab_size=610, eos_ids=(598,))
+    write_folder(tmp_path, config, tokenizer)
+    write_tensors(tmp_path / "model.safetensors", random_tensors(config))
+    out = export(tmp_path, tmp_path / "out", gguf=True).folder
+    assert gguf.GGUFReader(out / "model.gguf").fields["tokenizer.ggml.pre"].contents() == pre
+    check_llama_cpp(out, "The 日本 it's  😀 end", *TEXTS, "a<think>b two  words c", "<|endoftext|>")
+
+
+def test_characters_of_several_documents(tmp_path: Path) -> None:
+    """Where what pads is no end of a text, llama.cpp is told so, and has our ids and text."""
+    tokenizer = Tokenizer.from_alphabet(ALPHABET, pads=True)
+    config = replace(GPT2, vocab_size=tokenizer.vocab_size, eos_ids=(tokenizer.eos_id or 0,))
+    write_folder(tmp_path, config, tokenizer)
+    write_tensors(tmp_path / "model.safetensors", random_tensors(config))
+    out = export(tmp_path, tmp_path / "out", gguf=True).folder
+    fields = gguf.GGUFReader(out / "model.gguf").fields
+    ids = (fields["tokenizer.ggml.eos_token_id"].contents(), fields["tokenizer.ggml.padding_token_id"].contents())
+    assert ids == (len(ALPHABET), len(ALPHABET) + 1)
+    check_llama_cpp(out, PROMPT)
 
 
 def test_plain_characters(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.run_folder.metrics import append, best_validation, lowest, progress, truncate
+from mlx_tinylm.run_folder.metrics import append, best_validation, bits_per_byte, lowest, progress, truncate
 
 DAMAGED = [b"\xff", b"7", b"[]", b"{}", b'{"step": "1"}', b'{"step": 2, "lo', b"[" * 100_000, b""]
 
@@ -79,3 +79,11 @@ def test_progress(tmp_path: Path) -> None:
     assert progress(tmp_path) == (3, [(1, 3.5), (3, 2.0)])
     assert lowest([(1, 3.5), (3, 2.0), (5, 2.0)]) == (3, 2.0)
     assert lowest([]) is None
+
+
+def test_bits_per_byte(tmp_path: Path) -> None:
+    """Those of a step's own validation; None where it has none, or says what is no finite number."""
+    assert bits_per_byte(tmp_path, 1) is None
+    lines = [b'{"step": 1, "val_bits_per_byte": 2.5}', b'{"step": 2, "val_bits_per_byte": 2}', *DAMAGED]
+    write(tmp_path, *lines, b'{"step": 3, "val_loss": 1}', b'{"step": 4, "val_bits_per_byte": NaN}')
+    assert [bits_per_byte(tmp_path, step) for step in range(1, 6)] == [2.5, 2.0, None, None, None]
