@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,18 +17,26 @@ from mlx_tinylm.generation import NOT_FINITE
 from mlx_tinylm.mean_loss import Evaluation, evaluate
 from mlx_tinylm.memorised import memorised_share
 from mlx_tinylm.model_folder.folder import ModelFolder, open_folder
-from mlx_tinylm.run_folder.training_text import text_at_hand, trained_on, training_text
-from mlx_tinylm.text.corpus import Corpus, open_corpus
+from mlx_tinylm.run_folder.training_text import (
+    as_trained,
+    is_validated_elsewhere,
+    text_at_hand,
+    trained_on,
+    training_text,
+)
+from mlx_tinylm.text.corpus import Corpus
 from mlx_tinylm.text.ids import encode_part
 from mlx_tinylm.text.named_corpora import NAMED
 from mlx_tinylm.text.ngrams import ngram_losses
 from mlx_tinylm.text.pair_ids import check_fit, encode_part_of_pairs
 from mlx_tinylm.text.pairs import PairCorpus
+from mlx_tinylm.text.reading import UTF_8, Reading
 from mlx_tinylm.text.tokenizer import quoted
 from mlx_tinylm.watch import WatchStages, unwatched
 
-ALL, HELD_OUT = "all", "held-out tenth"
-NEW_TO_IT = f"{HELD_OUT}, as the model was trained on the rest"
+ALL = "all"
+NEW_TO_IT = ", as the model was trained on the rest"
+KNOWN_TO_IT = f"{ALL}, and the model was trained on all of it"
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ class EvaluationReport:
 
     weights: Path
     text: str
-    part: str  # of the text: ALL, HELD_OUT or NEW_TO_IT
+    part: str  # of the text; it begins with ALL where nothing is left out
     backend: str
     evaluation: Evaluation
     # Where they were asked for: in nats, of 1-gram, 2-gram, ... models of the training text; and the part of what
@@ -81,24 +88,25 @@ def evaluate_text(
     baselines: bool = False,
     memorised: bool = False,
     watch: WatchStages = unwatched,
+    reading: Reading = UTF_8,
 ) -> EvaluationReport:
-    """Evaluate a model folder: on the held-out tenth of a named corpus, or on the whole of other text.
+    """Evaluate a model folder: on the held-out part of a named corpus, or on the whole of other text.
 
     Without `data` it is the text the model was trained on. Of that text, told by its SHA-256 wherever it lies, it is
-    the held-out tenth, too. `baselines` adds the losses of n-gram models of the other nine tenths, `memorised` the
-    share of what the model writes that stands there. Of pairs, completions are measured, and exact answers counted.
+    the held-out part, too. `baselines` adds the losses of n-gram models of the rest of it, `memorised` the share of
+    what the model writes that stands there. Of pairs, completions are measured, and exact answers counted.
     `watch` is told of "loss", "answers", "baselines" and "memorised" as `evaluate` tells it. Raises TinyLMError where a
     text is missing, and where a loss is not finite.
     """
     folder = open_folder(weights)
     tokenizer = folder.tokenizer
-    corpus, part = _measured(weights, data)
+    corpus, part = _measured(weights, data, reading)
     if isinstance(corpus, PairCorpus):
         check(
             not baselines and not memorised, f"{corpus.name}: --baselines and --memorised are for text, not for pairs"
         )
         return _answers(folder, corpus, part, backend, watch)
-    text = encode_part(corpus, tokenizer, "all" if part == ALL else "held_out", partial(watch, "encoding"))
+    text = encode_part(corpus, tokenizer, "all" if part.startswith(ALL) else "held_out", partial(watch, "encoding"))
     learned = _learned(weights, corpus, part) if baselines or memorised else corpus
     model = load_model(folder, backend, spread=True)
     watch("loss", 0, max(len(text.ids) - 1, 0))
@@ -119,7 +127,7 @@ def evaluate_text(
 
 def _answers(folder: ModelFolder, corpus: PairCorpus, part: str, backend: str, watch: WatchStages) -> EvaluationReport:
     """Evaluate a model folder on pairs: the loss of their completions, and how many come out exactly."""
-    chosen = "all" if part == ALL else "held_out"
+    chosen = "all" if part.startswith(ALL) else "held_out"
     pairs = encode_part_of_pairs(corpus, folder.tokenizer, chosen, partial(watch, "encoding"))
     check_fit(corpus.name, pairs.longest, folder.config.context)
     model = load_model(folder, backend, spread=True)
@@ -133,24 +141,24 @@ def _answers(folder: ModelFolder, corpus: PairCorpus, part: str, backend: str, w
     )
 
 
-def _measured(weights: Path, data: Sequence[str]) -> tuple[Corpus, str]:
+def _measured(weights: Path, data: Sequence[str], reading: Reading) -> tuple[Corpus, str]:
     """What is to be measured, and which part of it."""
     if not data:
-        return training_text(weights), HELD_OUT
-    corpus = open_corpus(data)
-    with suppress(TinyLMError):  # a damaged record says nothing of this text
-        if (known := trained_on(weights)) and known.sha256 == corpus.sha256:
-            return corpus, NEW_TO_IT
-    return corpus, HELD_OUT if all(item in NAMED for item in data) else ALL
+        corpus = training_text(weights)
+        return corpus, corpus.held_out_part
+    corpus, known = as_trained(weights, data, reading)
+    if known:
+        return corpus, KNOWN_TO_IT if is_validated_elsewhere(weights) else corpus.held_out_part + NEW_TO_IT
+    return corpus, corpus.held_out_part if all(item in NAMED for item in data) else ALL
 
 
 def _learned(weights: Path, measured: Corpus, part: str) -> Corpus:
-    """The text the model was trained on; if nothing tells which, a named corpus that is measured by its held-out tenth.
+    """The text the model was trained on; if nothing tells which, a named corpus that is measured by its held-out part.
 
     Raises TinyLMError where it is not here.
     """
     known = trained_on(weights)
-    if (known and known.sha256 == measured.sha256) or (known is None and part == HELD_OUT):
+    if (known and known.sha256 == measured.sha256) or (known is None and not part.startswith(ALL)):
         return measured
     if text := text_at_hand(weights):
         return text

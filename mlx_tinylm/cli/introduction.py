@@ -9,6 +9,7 @@ from mlx_tinylm.model_folder.layout import count_parameters
 from mlx_tinylm.text.byte_level import SUBWORDS
 
 if TYPE_CHECKING:
+    from mlx_tinylm.text.corpus import Corpus
     from mlx_tinylm.training.live_run import Run
 
 
@@ -18,10 +19,10 @@ def introduction(run: Run, origin: str) -> str:
     parameters = count_parameters(run.state.model.config)
     device = "GPU" if compute.device == "gpu" else f"CPU, {compute.blas.source}"
     windows = f"{config.batch_size * config.grad_accumulation_steps} x {config.context} {run.tokenizer.unit}"
-    characters, kinds = run.corpus.characters, len(run.corpus.alphabet)
     rows = [
         ("model folder", run.folder),
-        ("text", f"{run.corpus.name}: {characters:,} characters, {kinds} different"),
+        ("text", f"{run.corpus.name}: {_size(run.corpus)}"),
+        ("held out", run.corpus.held_out_rule),
         *_tokenizer_row(run),
         ("model", f"{config.family}, {config.layers} layers x {config.width}, {parameters:,} parameters"),
         ("training", f"{config.steps:,} steps of {windows}, {config.optimizer}, on {device}"),
@@ -31,6 +32,14 @@ def introduction(run: Run, origin: str) -> str:
         rows.append(("going on from", f"step {run.state.step:,}"))
     hint = [compute.blas.hint] if compute.device == "cpu" and compute.blas.hint else []
     return "\n".join([table(rows), *hint])
+
+
+def _size(corpus: Corpus) -> str:
+    """How much text there is, in how many files and documents."""
+    found = f"{corpus.characters:,} characters, {len(corpus.alphabet):,} different"
+    if corpus.documents == 1:
+        return found
+    return f"{found}, in {corpus.documents:,} {corpus.unit} of {corpus.files:,} file{'s' if corpus.files > 1 else ''}"
 
 
 def _tokenizer_row(run: Run) -> list[tuple[str, object]]:

@@ -16,6 +16,7 @@ from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.run_folder.presets import settings_that_differ
 from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.sample_config import SampleConfig
+from mlx_tinylm.text.reading import UTF_8, Reading
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 LARGEST = 1e38  # what a float32 holds
@@ -78,6 +79,23 @@ backend_option = click.option(
     help="What computes: auto takes MLX or NumPy, whichever is faster here.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+
+def reading_options(command: Command) -> Command:
+    """How a text is read: what `reading_of` is told."""
+    encoding = click.option(
+        "--encoding", metavar="NAME", show_default="utf-8", help="What the text files are: latin-1, cp1252, utf-16 ..."
+    )
+    raw = click.option(
+        "--raw", is_flag=True, help="Keep every byte: CRLF at the ends of lines, a byte-order mark at the start."
+    )
+    return encoding(raw(command))
+
+
+def reading_of(encoding: str | None, raw: bool) -> Reading:
+    """How a text is read by these options; an unknown encoding is a usage error."""
+    with usage():
+        return Reading(encoding or UTF_8.encoding, raw)
 
 
 # Numbers

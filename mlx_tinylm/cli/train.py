@@ -8,7 +8,16 @@ from typing import Any
 import click
 
 from mlx_tinylm.backend import DEVICES
-from mlx_tinylm.cli.options import FolderPath, ModelPath, Number, flag, train_settings, usage
+from mlx_tinylm.cli.options import (
+    FolderPath,
+    ModelPath,
+    Number,
+    flag,
+    reading_of,
+    reading_options,
+    train_settings,
+    usage,
+)
 from mlx_tinylm.cli.pages import TrainPage, text_or_run
 from mlx_tinylm.cli.terminal import note
 from mlx_tinylm.run_folder.presets import DEFAULT_PRESET, PRESETS, preset
@@ -20,8 +29,17 @@ from mlx_tinylm.run_folder.presets import DEFAULT_PRESET, PRESETS, preset
     multiple=True,
     metavar="TEXT",
     show_default="tinyshakespeare",
-    help="The name of a corpus, a text file, a folder, a .gz, or - for standard input. May be repeated.",
+    help="The name of a corpus, a file (.txt, .md, .jsonl, .parquet, .gz), a folder, an http(s) address, or - for "
+    "standard input. May be repeated.",
 )
+@click.option(
+    "--val-data",
+    multiple=True,
+    metavar="TEXT",
+    show_default="a tenth of --data",
+    help="What to validate on, as for --data; all of --data is trained on then.",
+)
+@reading_options
 @click.option(
     "--preset",
     "preset_name",
@@ -66,6 +84,9 @@ from mlx_tinylm.run_folder.presets import DEFAULT_PRESET, PRESETS, preset
 @train_settings
 def train(
     data: tuple[str, ...],
+    val_data: tuple[str, ...],
+    encoding: str | None,
+    raw: bool,
     preset_name: str | None,
     out: Path | None,
     resume: Path | None,
@@ -95,10 +116,13 @@ def train(
             "--resume goes on in its own folder: leave out --out, --init-from, --extend-alphabet, --force, --preset, "
             "--minutes."
         )
+    if resume and (encoding or raw):
+        raise click.UsageError("--resume reads the text as the run began: leave out --encoding and --raw.")
     if minutes and "steps" in changes:
         raise click.UsageError("--minutes decides how many --steps there are: leave one of them out.")
     with usage():
         config = preset(preset_name or DEFAULT_PRESET, **changes)
+    reading = reading_of(encoding, raw)
     from mlx_tinylm.backend.devices import prepare
 
     compute = prepare(device, spread=True)  # before MLX is imported, as it is by what follows
@@ -109,12 +133,12 @@ def train(
 
     with kept_awake(allow_sleep), progress_bars() as watch:
         if resume:
-            opened = resumption.resume(compute, resume, changes, data, watch=watch)
+            opened = resumption.resume(compute, resume, changes, data, val_data=val_data, watch=watch)
         else:
             if minutes:
                 note(f"timing a few steps, to see how many take {minutes:g} minutes")
             more: dict[str, Any] = {"init_from": init_from, "force": force, "minutes": minutes}
-            more["extend_alphabet"] = extend_alphabet
+            more |= {"extend_alphabet": extend_alphabet, "reading": reading, "val_data": val_data}
             opened = run.start(compute, out, config, data, given=changes.keys(), watch=watch, **more)
         show_training(opened, origin(preset_name, init_from, resume, minutes, changes))
 

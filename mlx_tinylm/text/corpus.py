@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.integrity import digest
@@ -37,6 +38,7 @@ class Corpus:
     What is said of it leaves `validation` out, but for the alphabet.
     """
 
+    unit: ClassVar[str] = "documents"  # what it consists of
     name: str  # "tinyshakespeare", or what the user gave, joined by ", "
     sources: tuple[Path, ...]  # in the order they are read
     reading: Reading
@@ -55,6 +57,24 @@ class Corpus:
     def files(self) -> int:
         """How many files it was read from."""
         return len(self.sources)
+
+    @property
+    def held_out_part(self) -> str:
+        """What its held-out part is called."""
+        if self.validation:
+            return f"text held out for it, {self.validation.name}"
+        tenth = self.documents == 1 and self.held_out == self.characters - int(0.9 * self.characters)
+        return "held-out tenth" if tenth else "held-out part"
+
+    @property
+    def held_out_rule(self) -> str:
+        """What decides which part is held out, in a sentence that begins with its size."""
+        size = f"{self.held_out:,} characters"
+        if self.validation:
+            return f"{size}, all of {self.validation.name}"
+        if self.documents == 1:
+            return f"the last {size}"
+        return f"{size}: the last tenth of each long document, one in ten of the short ones"
 
     @property
     def key(self) -> str:
@@ -136,7 +156,8 @@ def _opened(data: Sequence[str], reading: Reading, watch: WatchStages) -> Corpus
 
     paths = [source.path for source in sources]
     if pairs.holds_pairs(paths, reading):
-        return pairs.scanned_pairs(name, paths, reading, notes, watch)
+        found = pairs.scanned_pairs(name, paths, reading, notes, watch)
+        return dataclasses.replace(found, piped=tuple(source.path for source in sources if source.piped))
     return _scanned(name, sources, reading, notes, watch)
 
 

@@ -49,10 +49,19 @@ def is_address(item: str) -> bool:
 
 def fetched(url: str) -> Path:
     """The file at `url`, in the cache; raises TinyLMError where it cannot be fetched whole."""
-    name = re.sub(r"[^\w.-]", "_", unquote(urlsplit(url).path.rpartition("/")[2]))[-80:] or "text"
-    path = cache_dir() / "texts" / f"{_mark(url)}-{name}"
+    path = _place(url)
     fetch_unpinned(url, path)
     return path
+
+
+def is_fetched(url: str) -> bool:
+    """Whether the file at `url` is in the cache, as it came, so that nothing is to be fetched."""
+    return is_whole(_place(url))
+
+
+def _place(url: str) -> Path:
+    name = re.sub(r"[^\w.-]", "_", unquote(urlsplit(url).path.rpartition("/")[2]))[-80:] or "text"
+    return cache_dir() / "texts" / f"{_mark(url)}-{name}"
 
 
 def fetch_unpinned(url: str, path: Path) -> None:

@@ -26,6 +26,7 @@ class Source:
 
     path: Path
     held_out: int | None = None
+    piped: bool = False  # it came through a pipe, and is gone when the program ends
 
 
 def sources_of(data: Sequence[str]) -> tuple[list[Source], list[str]]:
@@ -41,7 +42,7 @@ def sources_of(data: Sequence[str]) -> tuple[list[Source], list[str]]:
         if item in named_corpora.NAMED:
             found.append(named_source(item))
         else:
-            found += map(Source, _files(item, models))
+            found += _files(item, models)
     more = and_more(len(models) - 1, "folder")
     return found, [f"{models[0]}{more}: passed over, as a model lies there"] if models else []
 
@@ -58,9 +59,9 @@ def named_source(name: str) -> Source:
     return Source(named_corpora.fetch(name), named_corpora.NAMED[name].held_out)
 
 
-def _files(item: str, models: list[Path]) -> list[Path]:
+def _files(item: str, models: list[Path]) -> list[Source]:
     if is_address(item):
-        return [fetched(item)]
+        return [Source(fetched(item))]
     if item == "-":
         if sys.stdin is None:
             raise TinyLMError("-: standard input is closed. Pipe text into it, or name a file.")
@@ -69,9 +70,9 @@ def _files(item: str, models: list[Path]) -> list[Path]:
     try:
         mode = os.stat(item).st_mode
         if stat.S_ISDIR(mode):
-            return _in_folder(path, models)
+            return [Source(file) for file in _in_folder(path, models)]
         if stat.S_ISREG(mode):
-            return [path]
+            return [Source(path)]
         with path.open("rb") as stream:  # a pipe or a device, which can be read only once
             return [_spooled(stream, path.name)]
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -108,7 +109,7 @@ def _texts(folder: Path, models: list[Path], above: frozenset[tuple[int, int]] =
             yield entry
 
 
-def _spooled(stream: IO[bytes], name: str) -> Path:
+def _spooled(stream: IO[bytes], name: str) -> Source:
     folder = tempfile.mkdtemp(prefix="mlx-tinylm-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     path = Path(folder, name)
@@ -117,7 +118,7 @@ def _spooled(stream: IO[bytes], name: str) -> Path:
             shutil.copyfileobj(stream, file, PIECE)
     except OSError as error:
         raise TinyLMError(f"{name}: cannot be copied to {path}: {error.strerror or error}") from error
-    return path
+    return Source(path, piped=True)
 
 
 def _unknown(name: str) -> str:

@@ -22,6 +22,7 @@ from mlx_tinylm.model_folder.tensor_files import write_tensors
 from mlx_tinylm.run_folder import metrics
 from mlx_tinylm.run_folder.events import Saved
 from mlx_tinylm.run_folder.folder import CHECKPOINTS
+from mlx_tinylm.run_folder.kept_text import kept_sources
 from mlx_tinylm.run_folder.record import RunRecord
 from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.run_folder.target import undo_interrupted
@@ -30,7 +31,7 @@ from mlx_tinylm.training import checkpoint
 from mlx_tinylm.training.live_run import Run
 from mlx_tinylm.training.optimizer import schedule
 from mlx_tinylm.training.progress import Progress
-from mlx_tinylm.training.source_text import encoded, kept_sources, same_text
+from mlx_tinylm.training.source_text import encoded, same_text
 from mlx_tinylm.training.source_tokenizer import place_of
 from mlx_tinylm.training.state import TrainState, kept_tensors, new_state
 from mlx_tinylm.watch import WatchStages, unwatched
@@ -46,6 +47,7 @@ def resume(
     changes: dict[str, Any],
     data: Sequence[str] | None = None,
     *,
+    val_data: Sequence[str] | None = None,
     watch: WatchStages = unwatched,
 ) -> Iterator[Run]:
     """Go on with the run in `folder` from its newest whole checkpoint.
@@ -57,7 +59,7 @@ def resume(
     restored = undo_interrupted(folder)
     record = RunRecord.read(folder)
     config = _changed(folder, record.settings, changes)
-    corpus = same_text(folder, record, data)
+    corpus = same_text(folder, record, data, val_data, watch)
     with lock(folder):
         for place in (folder, folder / CHECKPOINTS, *checkpoint.saved(folder)):
             remove_leftovers(place)
@@ -71,8 +73,13 @@ def resume(
         notes = restored + [f"{problem}; going on from step {state.step}" for problem in damaged]
         notes += _jump(record.settings, config, state.step)
         notes += _restore_weights(folder, state, progress)
-        sources = kept_sources(folder, folder, corpus, data) if data else record.data  # it may lie somewhere else now
-        if (found := dataclasses.replace(record, settings=config, data=sources)) != record:
+        sources, val_sources = record.data, record.val_data
+        if data:  # it may lie somewhere else now
+            sources = kept_sources(folder, folder, corpus, data)
+        if val_data:
+            val_sources = kept_sources(folder, folder, corpus.validation, val_data, validation=True)
+        found = dataclasses.replace(record, settings=config, data=sources, val_data=val_sources)
+        if found != record:
             found.write(folder)
         running = Run(
             folder,

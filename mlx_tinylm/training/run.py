@@ -29,6 +29,7 @@ from mlx_tinylm.model_folder.tensor_files import write_tensors
 from mlx_tinylm.model_folder.trained_on import TextRecord
 from mlx_tinylm.run_folder.events import Saved
 from mlx_tinylm.run_folder.folder import OWN, SMALL_FILES
+from mlx_tinylm.run_folder.kept_text import kept_sources
 from mlx_tinylm.run_folder.record import RunRecord
 from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.run_folder.target import numbered, refuse_filled, refuse_sources, undo_interrupted
@@ -36,13 +37,14 @@ from mlx_tinylm.text.corpus import Corpus, open_corpus
 from mlx_tinylm.text.named_corpora import DEFAULT_CORPUS
 from mlx_tinylm.text.pair_ids import PairDataset
 from mlx_tinylm.text.pairs import PairCorpus
+from mlx_tinylm.text.reading import UTF_8, Reading
 from mlx_tinylm.text.tokenizer import quoted
 from mlx_tinylm.text.trained_tokenizer import trained_tokenizer
 from mlx_tinylm.training import checkpoint
 from mlx_tinylm.training.live_run import Run
 from mlx_tinylm.training.pace import paced
 from mlx_tinylm.training.progress import Progress
-from mlx_tinylm.training.source_text import encoded, kept_sources
+from mlx_tinylm.training.source_text import encoded
 from mlx_tinylm.training.source_tokenizer import with_tokenizer, with_tokenizer_of
 from mlx_tinylm.training.state import AGAINST_DIVERGENCE, DivergedError, check_memory, kept_tensors, new_state
 from mlx_tinylm.watch import WatchStages, unwatched
@@ -57,6 +59,8 @@ def start(
     config: TrainConfig,
     data: Sequence[str] = (),
     *,
+    reading: Reading = UTF_8,
+    val_data: Sequence[str] = (),
     init_from: Path | None = None,
     force: bool = False,
     given: Collection[str] = (),
@@ -68,6 +72,8 @@ def start(
 
     Without a folder it is the first weights/run-N that is free; none appears before what is in it can be resumed.
     `minutes` replaces the steps of `config` by as many as this machine makes in that time, all else included.
+
+    The text is read as `reading` says; `val_data`, if given, is held out in place of a part of it.
 
     `compute` comes from `backend.devices.prepare`, which must be called before MLX, and so this file, is imported.
     `given` names the settings that were chosen on purpose, which `init_from` must not silently overrule;
@@ -90,9 +96,11 @@ def start(
     else:
         config.model_config(vocab_size=1, eos_id=0)  # refuses an impossible shape before a corpus is fetched
         config = with_tokenizer(config, given)
-    corpus = open_corpus(data)
+    corpus = open_corpus(data, reading, val_data, watch)
+    notes += corpus.notes
     if folder:
-        refuse_sources(folder, [*corpus.sources, *([init_from] if init_from else [])])
+        texts = [*corpus.sources, *(corpus.validation.sources if corpus.validation else ())]
+        refuse_sources(folder, [*texts, *([init_from] if init_from else [])])
     check(
         "mask_prompt" not in given or isinstance(corpus, PairCorpus),
         f"{corpus.name}: holds no pairs of prompt and completion; leave out --mask-prompt and --no-mask-prompt",
@@ -133,7 +141,12 @@ def start(
             write_folder(beside, model_config, tokenizer)
             write_tensors(beside / WEIGHTS, kept_tensors(state))
             saved = checkpoint.save(beside, state, dataclasses.asdict(progress))
-            _record(beside, compute, config, corpus, kept_sources(beside, place, corpus, data), init_from).write(beside)
+            record = _record(beside, compute, config, corpus, init_from)
+            dataclasses.replace(
+                record,
+                data=kept_sources(beside, place, corpus, data),
+                val_data=kept_sources(beside, place, corpus.validation, val_data, validation=True),
+            ).write(beside)
         folder = folder or numbered(place)
         yield Run(
             folder,
@@ -176,17 +189,18 @@ def _shaped_as(source: ModelFolder, config: TrainConfig, given: Collection[str])
     return dataclasses.replace(config, context=min(config.context, model.context), **shape)
 
 
-def _record(
-    folder: Path, compute: Compute, config: TrainConfig, corpus: Corpus, data: tuple[str, ...], init_from: Path | None
-) -> RunRecord:
-    """What the run depends on; the model's small files are in `folder` already."""
+def _record(folder: Path, compute: Compute, config: TrainConfig, corpus: Corpus, init_from: Path | None) -> RunRecord:
+    """What the run depends on, but for where its text lies; the model's small files are in `folder` already."""
+    validation, pairs = corpus.validation, corpus.documents if isinstance(corpus, PairCorpus) else 0
     return RunRecord(
         settings=config,
         init_from=str(init_from.resolve()) if init_from else None,
-        data=data,
-        corpus=TextRecord(corpus.name, corpus.sha256, corpus.characters),
+        data=(),
+        corpus=TextRecord(corpus.name, corpus.sha256, corpus.characters, pairs),
         files={name: sha256_of(folder / name) for name in SMALL_FILES},
         versions={name: importlib.metadata.version(name) for name in ("mlx-tinylm", "mlx", "numpy")},
         device=str(mx.default_device()),
         tf32=compute.may_use_tf32,
+        reading=corpus.reading,
+        val_corpus=TextRecord(validation.name, validation.sha256, validation.characters) if validation else None,
     )

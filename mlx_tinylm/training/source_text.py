@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from mlx_tinylm.errors import TinyLMError, escaped
-from mlx_tinylm.files import write_atomically
-from mlx_tinylm.integrity import sha256_of
-from mlx_tinylm.run_folder.folder import TEXT
 from mlx_tinylm.run_folder.record import RunRecord
 from mlx_tinylm.run_folder.settings import TrainConfig
-from mlx_tinylm.text.corpus import Corpus, open_corpus
+from mlx_tinylm.text.corpus import Corpus
 from mlx_tinylm.text.ids import Dataset, UnknownCharactersError, check_length, encode
-from mlx_tinylm.text.named_corpora import NAMED
 from mlx_tinylm.text.pair_ids import PairDataset, check_pairs, encode_pairs
 from mlx_tinylm.text.pairs import PairCorpus
 from mlx_tinylm.text.tokenizer import Tokenizer
@@ -51,30 +46,22 @@ def encoded(
     return dataset
 
 
-def kept_sources(writing: Path, folder: Path, corpus: Corpus, data: Sequence[str]) -> tuple[str, ...]:
-    """What to open the text with again. What came through a pipe is written into the folder `writing`, which becomes
-    `folder`; raises TinyLMError where there is such a text, of another run.
-    """
-    if all(item in NAMED or (item != "-" and (os.path.isfile(item) or os.path.isdir(item))) for item in data):
-        own = (folder / TEXT).resolve()
-        places = (item if item in NAMED else Path(item).resolve() for item in data)
-        return tuple(TEXT if place == own else str(place) for place in places)  # its own stays so when the run moves
-    if (folder / TEXT).exists() and sha256_of(folder / TEXT) != corpus.sha256:
-        raise TinyLMError(
-            f"{folder / TEXT}: is another text, perhaps the only copy of what came through a pipe; "
-            "move it, or choose another --out"
-        )
-    if not (folder / TEXT).exists():
-        write_atomically(writing / TEXT, corpus.text())
-    return (TEXT,)
-
-
-def same_text(folder: Path, record: RunRecord, data: Sequence[str] | None) -> Corpus:
+def same_text(
+    folder: Path, record: RunRecord, data: Sequence[str] | None, val_data: Sequence[str] | None, watch: WatchStages
+) -> Corpus:
     """The text that the run began with; raises TinyLMError where it has changed."""
-    corpus = open_corpus(data or record.sources(folder))
-    if corpus.sha256 != record.corpus.sha256:
-        raise TinyLMError(
-            f"{folder}: was trained on another text than {corpus.name} is now; say with --data where the same text is, "
-            f"or start another run with --init-from {folder}"
-        )
-    return corpus
+    corpus = record.opened(folder, data, val_data, watch)
+    if record.is_of(corpus):
+        return corpus
+    text, how, option = corpus, "trained", "--data"
+    if corpus.sha256 == record.corpus.sha256:  # it is the other one that has changed
+        if corpus.validation is None or record.val_corpus is None:
+            raise TinyLMError(
+                f"{folder}: was validated on a part of its own text, which cannot change on --resume; leave --val-data "
+                f"out, or start another run with --init-from {folder}"
+            )
+        text, how, option = corpus.validation, "validated", "--val-data"
+    raise TinyLMError(
+        f"{folder}: was {how} on another text than {text.name} is now; say with {option} where the same text is, "
+        f"or start another run with --init-from {folder}"
+    )
