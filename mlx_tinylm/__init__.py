@@ -55,6 +55,10 @@ def train(
     init_from: Path | str | None = None,
     force: bool = False,
     minutes: float | None = None,
+    val_data: str | Path | Sequence[str | Path] = (),
+    encoding: str = "utf-8",
+    raw: bool = False,
+    extend_alphabet: bool = False,
     **settings: Any,
 ) -> Iterator[Event]:
     """Train a model in the folder `out`, or a fresh weights/run-N, and yield what happens (run_folder/events.py).
@@ -63,8 +67,8 @@ def train(
             print(event)
 
     Nothing is done before the first event is asked for; where the loop is left early, `mlx-tinylm train --resume` goes
-    on from the last checkpoint. `data`, one text or several, and all else are as for `mlx-tinylm train`, with None for
-    off. The model folder can be opened at any time; the events that are Saved say where it is.
+    on from the last checkpoint. `data` and `val_data`, one text or several, and all else are as for `mlx-tinylm train`,
+    with None for off. The model folder can be opened at any time; the events that are Saved say where it is.
     Raises TinyLMError for what cannot be, and where a loss is not finite or a disk is full.
     """
     from pathlib import Path
@@ -72,13 +76,20 @@ def train(
     from mlx_tinylm.backend.devices import prepare
     from mlx_tinylm.checks import check
     from mlx_tinylm.run_folder import presets
+    from mlx_tinylm.text.reading import Reading
 
-    texts = [data] if isinstance(data, (str, Path)) else data
-    check(isinstance(texts, (list, tuple)), "data must be a text or a list of texts: names of corpora, or paths")
-    for name, value in [("out", out), ("init_from", init_from), *(("data", text or 0) for text in texts)]:
+    paths: list[tuple[str, Any]] = [("out", out), ("init_from", init_from)]
+    texts: dict[str, list[str]] = {}
+    for name, given in (("data", data), ("val_data", val_data)):
+        items = [given] if isinstance(given, (str, Path)) else given
+        check(isinstance(items, (list, tuple)), f"{name} must be a text or a list of texts: names of corpora, or paths")
+        paths += [(name, item or 0) for item in items]
+        texts[name] = list(map(str, items))
+    check(isinstance(encoding, str) and isinstance(raw, bool), "encoding must be a name, and raw True or False")
+    for name, value in paths:
         known = value is None or (isinstance(value, (str, Path)) and value != "")
         check(known, f"{name} must be a path, not {value!r:.80}")
-    config = presets.preset(preset, **settings)
+    config, reading = presets.preset(preset, **settings), Reading(encoding, raw)
     compute = prepare(device, spread=True)  # before MLX is imported, as it is by what follows
     from mlx_tinylm.training import run
 
@@ -86,10 +97,13 @@ def train(
         compute,
         Path(out) if out else None,
         config,
-        [str(text) for text in texts],
+        texts["data"],
+        reading=reading,
+        val_data=texts["val_data"],
         init_from=Path(init_from) if init_from else None,
         force=force,
         given=settings.keys(),
         minutes=minutes,
+        extend_alphabet=extend_alphabet,
     ) as running:
         yield from running.events()

@@ -190,8 +190,8 @@ def training_step(name: str, config: TrainConfig) -> Training:
     ids = np.random.default_rng(0).integers(VOCABULARY - 1, size=20 * config.batch_size * config.context)
     ids = ids.astype(np.uint16)
     state = new_state(config, model_config, compute)
-    step = make_step(state, config, ids, compute)
-    steps = run_steps(step, state, config, len(ids), sys.maxsize, lambda: False)
+    step = make_step(state, config, compute)
+    steps = run_steps(step, state, config, ids, sys.maxsize, lambda: False)
     seconds = median_seconds(steps)
     return Training(name, config.tokens_per_step, seconds, mx.get_peak_memory() / 2**20)
 

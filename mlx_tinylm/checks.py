@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from mlx_tinylm.errors import TinyLMError
 
+REQUIRED = object()  # no value that a setting can have
 MAX_SIZE = 10_000_000
 T = TypeVar("T")
 S = TypeVar("S", bound="Settings")
@@ -72,6 +73,7 @@ class Setting:
     optional: bool  # whether it may be None
     unset: str  # what None means, in a word
     several: bool  # whether it is any number of texts, each once; one by itself will do
+    older: Any  # what records mean that were made before there was such a setting; REQUIRED where none were
 
     def checked(self, name: str, value: object) -> object:
         """What to keep of `value`: plain numbers, several texts as a tuple, None for no text.
@@ -110,10 +112,11 @@ def setting(
     optional: bool = False,
     unset: str = "off",
     several: bool = False,
+    older: Any = REQUIRED,
 ) -> T:
     """A field of `Settings`: an int, float, str or bool; see `Setting`. One whose default is None is optional."""
     optional = optional or default is None
-    described = Setting(type, default, help, low, high, above, choices, optional, unset, several)
+    described = Setting(type, default, help, low, high, above, choices, optional, unset, several, older)
     field: T = dataclasses.field(default=default, metadata={"setting": described})  # type: ignore[assignment]
     return field
 
@@ -131,10 +134,12 @@ class Settings:
 
     @classmethod
     def from_json(cls: type[S], raw: object) -> S:
-        """What `to_json` gave; raises TinyLMError for keys that are unknown or missing."""
+        """What `to_json` gave, of an older version too; raises TinyLMError for keys that are unknown or missing."""
         if not isinstance(raw, dict):
             raise TinyLMError("the settings are not a JSON object")
-        if wrong := sorted(raw.keys() ^ settings_of(cls).keys()):
+        known = settings_of(cls)
+        raw = {name: each.older for name, each in known.items() if each.older is not REQUIRED} | raw
+        if wrong := sorted(raw.keys() ^ known.keys()):
             raise TinyLMError(f"unknown or missing settings: {', '.join(map(str, wrong))[:200]}")
         return cls(**raw)
 

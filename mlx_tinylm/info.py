@@ -147,6 +147,7 @@ class ModelFacts:
     path: Path
     config: ModelConfig
     run: Run | DamagedRun | None  # None where the folder holds a model alone
+    tokenizer: str  # what its ids are, in words
     text: TextRecord | None  # what it was trained on, as the run or else the model says
     weights_bytes: int
     folder_bytes: int  # with what resuming needs
@@ -190,10 +191,12 @@ class ModelFacts:
             return [("run", f"damaged: {self.run.problem}"), *text]
         run, best = self.run, self.run.best
         loss = f"{best[1]:.4f} after step {best[0]:,}" if best else "not measured yet"
+        bits = [("bits per byte", f"{run.bits_per_byte:.4f}")] if run.bits_per_byte is not None else []
         steps = f"{run.steps:,} of {run.asked:,}, {run.state}"
         kept = [f"{step:,}" for step in run.snapshots]
         history = [("history", f"{len(kept)} snapshots, steps {kept[0]} to {kept[-1]}")] if kept else []
-        return [("validation loss", loss), ("steps", steps), *history, *text, ("date", f"{run.date:%Y-%m-%d %H:%M}")]
+        date = f"{run.date:%Y-%m-%d %H:%M}"
+        return [("validation loss", loss), *bits, ("steps", steps), *history, *text, ("date", date)]
 
     def _shape(self) -> dict[str, Any]:
         config = self.config
@@ -205,6 +208,7 @@ class ModelFacts:
             "width": config.width,
             "context": config.context,
             "vocabulary": config.vocab_size,
+            "tokenizer": self.tokenizer,
             "parameters": count_parameters(config),
         }
 
@@ -220,7 +224,7 @@ def model_facts(path: Path) -> ModelFacts:
     }
     run = find_run(path, folder.config)
     text = run.text if run and run.whole else recorded_text(path)
-    return ModelFacts(path, folder.config, run, text, *_bytes(path), facts)
+    return ModelFacts(path, folder.config, run, folder.tokenizer.kind, text, *_bytes(path), facts)
 
 
 def _bytes(folder: Path) -> tuple[int, int]:

@@ -32,6 +32,7 @@ class Example(Settings):
     stop: str | None = setting(str, None, "Any text, or none.")
     ends: str | Sequence[str] | None = setting(str, None, "Any texts, or none.", several=True)
     loud: bool = setting(bool, False, "Yes or no.")
+    new: int = setting(int, 7, "A number that older records lack.", older=5)
 
 
 NUMBERS = ["count", "page", "rate", "peak", "every", "limit"]
@@ -113,6 +114,14 @@ def test_json() -> None:
         with pytest.raises(TinyLMError) as error:
             Example.from_json(raw)
         assert str(error.value) == message
+
+
+def test_records_of_older_versions() -> None:
+    """A setting that came later is what it was before where a record lacks it."""
+    made = Example(page=4, new=8)
+    older = {name: value for name, value in made.to_json().items() if name != "new"}
+    assert Example.from_json(older) == dataclasses.replace(made, new=5)
+    assert Example.from_json(made.to_json()) == made
 
 
 def test_settings_are_frozen() -> None:

@@ -1,4 +1,4 @@
-"""The loss of a whole text: every target counted once, whatever the lengths; and what `eval` says of a folder."""
+"""What `eval` says of a model folder."""
 
 from __future__ import annotations
 
@@ -7,22 +7,19 @@ import gzip
 import json
 import math
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from conftest import random_folder, random_tensors
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from tiny_models import brute_force
 from tiny_runs import PLAIN, metrics, train
 
-from mlx_tinylm.backend.choose import LanguageModel, load
+from mlx_tinylm.backend.choose import load
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.evaluation import Evaluation, EvaluationReport, evaluate, evaluate_text
+from mlx_tinylm.evaluation import EvaluationReport, evaluate_text
 from mlx_tinylm.integrity import read_sealed, sealed
+from mlx_tinylm.mean_loss import Evaluation
 from mlx_tinylm.memorised import SAMPLE_LENGTH, SAMPLES, memorised_share
 from mlx_tinylm.model_folder.config import GPT2Config, Qwen3Config
 from mlx_tinylm.model_folder.folder import WEIGHTS, shipped_weights, write_folder
@@ -36,121 +33,6 @@ from mlx_tinylm.text.tokenizer import Tokenizer
 GPT2 = GPT2Config(vocab_size=97, context=8, width=16, layers=1, heads=2)
 QWEN3 = Qwen3Config(vocab_size=97, context=8, width=16, layers=1, heads=2, kv_heads=1, head_dim=8, hidden=20)
 ALPHABET = "".join(map(chr, range(32, 32 + 96)))  # what random_folder gives a vocabulary of 97
-
-
-class Told:
-    """A model whose losses are told by a function of inputs and targets, and that records both."""
-
-    def __init__(self, context: int, vocab_size: int, loss: Callable[..., npt.NDArray[Any]]) -> None:
-        self.config = GPT2Config(vocab_size, context, width=1, layers=1, heads=1)
-        self.loss = loss
-        self.asked: list[tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]] = []
-
-    def losses(self, inputs: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
-        self.asked.append((inputs.copy(), targets.copy()))
-        return self.loss(inputs, targets).astype(np.float32)
-
-
-def pair_loss(inputs: npt.NDArray[Any], targets: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """A loss that depends on both ids and is different for each pair."""
-    return np.sqrt(1 + inputs.astype(np.float64) * 1000 + targets)
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.integers(2, 300), st.integers(1, 12), st.sampled_from([None, 1, 5]))
-def test_every_target_counts_once(length: int, context: int, window: int | None) -> None:
-    """The mean is that over all neighbouring pairs; windows are the text in order, one after the other."""
-    ids = np.random.default_rng(length).integers(1, 50, length).astype(np.uint16)
-    model = Told(context, 64, pair_loss)
-    result = evaluate(model, ids, window)
-    assert result.loss == pytest.approx(pair_loss(ids[:-1], ids[1:]).mean(), rel=1e-6)
-    assert result.targets == result.characters == length - 1
-    for told, meant in zip(np.concatenate(model.asked, axis=1), (ids[:-1], ids[1:]), strict=True):
-        assert told.shape[1] == min(window or context, length - 1)
-        assert told.dtype == np.int32
-        assert told.reshape(-1)[: length - 1].tolist() == meant.tolist()
-
-
-def test_every_batch_has_one_shape() -> None:
-    """A large vocabulary makes the batch smaller, and a context that a stranger claims makes no endless window."""
-    for context, vocab_size, length, window, shape in (
-        (8, 64, 1000, None, (16, 8)),
-        (8, 64, 5, None, (16, 4)),
-        (8, 64, 1000, 3, (16, 3)),
-        (1024, 50_000, 3000, None, (1, 1024)),
-        (10**7, 64, 20_000, None, (16, 4096)),
-        (10**7, 64, 20_000, 5000, (16, 5000)),
-    ):
-        model = Told(context, vocab_size, lambda inputs, targets: np.ones(inputs.shape))
-        assert evaluate(model, np.zeros(length, np.uint16), window).loss == 1
-        assert {asked.shape for pair in model.asked for asked in pair} == {shape}
-
-
-def brute_force(model: LanguageModel, ids: list[int], context: int) -> float:
-    """Each target by itself, in float64, from the logits of what precedes it in its window."""
-    losses = []
-    for target in range(1, len(ids)):
-        start = (target - 1) // context * context
-        logits = model.logits(np.array([ids[start:target]]))[0, -1].astype(np.float64)
-        losses.append(math.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[ids[target]])
-    return math.fsum(losses) / len(losses)
-
-
-@pytest.mark.parametrize("backend", ["numpy", "mlx"])
-@pytest.mark.parametrize("config", [GPT2, QWEN3], ids=lambda config: config.family)
-def test_against_brute_force(config: GPT2Config | Qwen3Config, backend: str, tmp_path: Path) -> None:
-    """A loss is the sum done by hand from the logits, on both back ends, also where exponentials overflow."""
-    folder = random_folder(tmp_path / "model", config)
-    norm = "ln_f.weight" if config is GPT2 else "model.norm.weight"
-    for scale in (1, 300):
-        tensors = random_tensors(config)
-        write_tensors(folder / WEIGHTS, tensors | {norm: tensors[norm] * np.float32(scale)})
-        model, by_hand = load(folder, backend)[0], load(folder, "numpy")[0]
-        for length in (2, 5, 8, 9, 10, 17, 150):
-            ids = np.random.default_rng(length).integers(0, 97, length)
-            found = evaluate(model, ids.astype(np.uint16)).loss
-            assert found == pytest.approx(brute_force(by_hand, ids.tolist(), 8), rel=1e-4 if scale > 1 else 1e-5)
-
-
-def test_a_loss_in_other_units() -> None:
-    """A uniform guess has perplexity V and log2 V bits a character; bits count by character, nats by id."""
-    model = Told(8, 64, lambda inputs, targets: np.full(inputs.shape, math.log(64)))
-    for characters, bits in ((None, 6), (400, 1.5)):
-        result = evaluate(model, np.zeros(101, np.uint16), characters=characters)
-        assert (result.perplexity, result.bits_per_char) == (pytest.approx(64), pytest.approx(bits))
-    assert math.isfinite(Evaluation(1e6, 10, 10).perplexity)
-
-
-def test_a_loss_that_is_not_finite() -> None:
-    """It is returned as it is, for the caller to say what it means; in the padding it does not count."""
-    for target, finite in ((29, False), (0, True)):
-        model = Told(8, 97, lambda inputs, targets, target=target: np.where(targets == target, np.inf, 1.0))
-        assert math.isfinite(evaluate(model, np.arange(1, 31)).loss) == finite
-
-
-def test_a_long_evaluation_is_watched() -> None:
-    """After every batch it is said how many targets are done, the padding left out; what is raised there stops it."""
-    model = Told(8, 64, pair_loss)
-    seen: list[tuple[int, int]] = []
-    evaluate(model, np.zeros(300, np.uint16), watch=lambda done, total: seen.append((done, total)))
-    assert seen == [(128, 299), (256, 299), (299, 299)]
-
-    def stop(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(model, np.zeros(300, np.uint16), watch=stop)
-    assert len(model.asked) == 3 + 1
-
-
-def test_nothing_to_predict() -> None:
-    """A text without a second character has no loss."""
-    for ids in ([], [5]):
-        with pytest.raises(TinyLMError, match="the text is too short to evaluate"):
-            evaluate(Told(8, 97, pair_loss), np.array(ids, np.uint16))
-
-
-# A model folder and a text
 
 
 @pytest.fixture
@@ -180,9 +62,10 @@ def test_a_given_text_counts_as_a_whole(folder: Path, text: Path, backend: str) 
 
 def test_the_report_as_json_and_as_a_table() -> None:
     """Scripts rely on these keys, on these only, and the table has the same."""
-    plain = EvaluationReport(Path("a/b"), "book", "all", "mlx", Evaluation(math.log(2), 10, 40))
+    plain = EvaluationReport(Path("a/b"), "book", "all", "mlx", Evaluation(math.log(2), 10, 40, 80))
     found = {"weights": "a/b", "text": "book", "part": "all", "backend": "mlx", "targets": 10}
     found |= {"loss": pytest.approx(math.log(2)), "perplexity": pytest.approx(2), "bits_per_char": pytest.approx(0.25)}
+    found |= {"bits_per_byte": pytest.approx(0.125)}
     assert plain.to_json() == found
     whole = dataclasses.replace(plain, ngram_losses=(3.0, 2.5), memorised=0.0)
     assert whole.to_json() == {**found, "1_gram_loss": 3.0, "2_gram_loss": 2.5, "memorised": 0.0}
@@ -198,10 +81,24 @@ def test_a_tokenizer_of_several_characters(tmp_path: Path, own_cache: Path) -> N
     inner = tokenizers.Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, merges=[("a", "b")]))
     inner.decoder = decoders.Fuse()
     (folder / "tokenizer.json").write_text(inner.to_str())
-    (tmp_path / "text.txt").write_text("ab" * 5 + "a")  # the first id stands for 2 of the 11 characters
+    (tmp_path / "text.txt").write_text("ab" * 5 + "a")  # the first id stands for 2 of the 11 characters, and bytes
     result = evaluate_text(folder, [str(tmp_path / "text.txt")], "numpy").evaluation
-    assert (result.targets, result.characters) == (5, 9)
+    assert (result.targets, result.characters, result.bytes) == (5, 9, 9)
     assert result.loss == pytest.approx(brute_force(load(folder, "numpy")[0], [2, 2, 2, 2, 2, 0], 8), rel=1e-5)
+
+
+def test_bits_per_byte(tmp_path: Path, own_cache: Path) -> None:
+    """Bits are those of all ids over the bytes of the text that they write, whatever a character takes of these."""
+    config = GPT2Config(vocab_size=258, context=8, width=16, layers=1, heads=2, eos_ids=(256,))
+    tokenizer = Tokenizer.from_texts([], 258)  # an id a byte
+    (tmp_path / "model").mkdir()
+    write_folder(tmp_path / "model", config, tokenizer)
+    write_tensors(tmp_path / "model" / WEIGHTS, random_tensors(config))
+    (tmp_path / "text.txt").write_text("aé日😀" * 5, encoding="utf-8")
+    result = evaluate_text(tmp_path / "model", [str(tmp_path / "text.txt")], "numpy").evaluation
+    assert (result.targets, result.characters, result.bytes) == (49, 19, 49)
+    assert result.bits_per_byte == pytest.approx(result.loss / math.log(2))
+    assert result.bits_per_char == pytest.approx(result.loss * 49 / 19 / math.log(2))
 
 
 def test_what_cannot_be_measured(folder: Path, text: Path) -> None:

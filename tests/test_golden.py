@@ -21,13 +21,13 @@ from tiny_runs import PLAIN, on_streams
 
 from mlx_tinylm.backend.choose import load, load_model
 from mlx_tinylm.cli import main
-from mlx_tinylm.evaluation import evaluate
 from mlx_tinylm.generation import generate
+from mlx_tinylm.mean_loss import evaluate
 from mlx_tinylm.model_folder.folder import open_folder, shipped_weights
 from mlx_tinylm.run_folder.events import Stepped
 from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.text.corpus import open_corpus
-from mlx_tinylm.text.ids import Dataset, encode
+from mlx_tinylm.text.ids import encode_part
 from mlx_tinylm.training import run
 
 ROOT = Path(__file__).parents[1]
@@ -79,7 +79,7 @@ def loss_on_text(backend: str, folder: Path) -> float:
 def loss_on_held_out() -> float:
     """The loss of the weights that ship on the first characters of the tenth that they were not trained on."""
     folder = open_folder(shipped_weights())
-    ids = Dataset(encode(open_corpus(["tinyshakespeare"]), folder.tokenizer)).validation[: HELD_OUT + 1]
+    ids = encode_part(open_corpus(["tinyshakespeare"]), folder.tokenizer, "held_out").ids[: HELD_OUT + 1]
     return evaluate(load_model(folder, "mlx", spread=True), ids).loss
 
 

@@ -34,6 +34,8 @@ export
 benchmark
 training
 evaluation
+answers
+mean_loss
 memorised
 info
 generation
@@ -43,12 +45,12 @@ models numpy_models
 run_folder
 model_folder
 text
-integrity locks files checks errors
+integrity locks files checks errors watch
 """.split()  # noqa: SIM905  (a list to be read from top to bottom)
 IMPORT_MLX = ("models/", "training/", "backend/mlx_model.py", "backend/lanes.py", "export/quantize.py")
 NO_MLX_AT_ALL = ROOMS[ROOMS.index("numpy_models") :]  # not even inside a function
 IMPORT_CLICK = ("cli/",)
-IMPORT_TQDM = ("cli/", "text/named_corpora.py")  # the bar of a download
+IMPORT_TQDM = ("cli/", "text/fetching.py")  # the bar of a download
 FROM_THE_TOP = {"__version__"}  # a constant, in the package by convention
 LONGEST = 250  # lines of a module
 NO_NAMES = {"utils.py", "util.py", "common.py", "helpers.py", "misc.py"}

@@ -61,7 +61,8 @@ def test_a_model(config: ModelConfig, tmp_path: Path) -> None:
     facts = model_facts(random_folder(tmp_path, config))
     found = facts.to_json()
     shape = {"model": str(tmp_path), "family": config.family, "layers": 2, "heads": 2, "width": 32, "context": 8}
-    shape |= {"vocabulary": 13, "parameters": sum(tensor["parameters"] for tensor in found["tensors"].values())}
+    shape |= {"vocabulary": 13, "tokenizer": "characters"}
+    shape |= {"parameters": sum(tensor["parameters"] for tensor in found["tensors"].values())}
     size = (tmp_path / "model.safetensors").stat().st_size
     shape |= {
         "run": None,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from mlx_tinylm.backend.choose import LanguageModel
 from mlx_tinylm.integrity import sealed
 from mlx_tinylm.model_folder.config import GPT2Config, ModelConfig, Qwen3Config
 from mlx_tinylm.run_folder.settings import TrainConfig
@@ -32,3 +35,13 @@ def with_run(folder: Path) -> Path:
     (folder / "checkpoints" / "00000030").mkdir(parents=True)
     (folder / ".lock").touch()
     return folder
+
+
+def brute_force(model: LanguageModel, ids: list[int], context: int) -> float:
+    """Each target by itself, in float64, from the logits of what precedes it in its window."""
+    losses = []
+    for target in range(1, len(ids)):
+        start = (target - 1) // context * context
+        logits = model.logits(np.array([ids[start:target]]))[0, -1].astype(np.float64)
+        losses.append(math.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[ids[target]])
+    return math.fsum(losses) / len(losses)

@@ -100,8 +100,8 @@ def go_on(
     compute: Compute | None = None,
     compiled: bool | None = None,
 ) -> list[Stepped]:
-    step = make_step(state, config, ids, compute or on_streams(), compiled=compiled)
-    return list(run_steps(step, state, config, len(ids), until, lambda: False))
+    step = make_step(state, config, compute or on_streams(), compiled=compiled)
+    return list(run_steps(step, state, config, ids, until, lambda: False))
 
 
 def train(folder: Path, config: TrainConfig, text: Path, **more: Any) -> list[Event]:
@@ -176,7 +176,10 @@ def weights_of(state: TrainState) -> Tensors:
 
 def options(config: TrainConfig) -> list[str]:
     """The command-line options that make `config`, whatever the presets say."""
-    pairs = ((f"--{name.replace('_', '-')}", value) for name, value in config.to_json().items())
+    settings = config.to_json()
+    if config.tokenizer != "bpe":  # to which alone it belongs
+        del settings["vocab_size"]
+    pairs = ((f"--{name.replace('_', '-')}", value) for name, value in settings.items())
     return [text for name, value in pairs for text in (name, "off" if value is None else str(value))]
 
 

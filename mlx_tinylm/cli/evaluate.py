@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
 
-from mlx_tinylm.cli.options import backend_option, json_option, weights_option
+from mlx_tinylm.cli.options import backend_option, json_option, reading_of, reading_options, weights_option
 from mlx_tinylm.cli.pages import Page, text_or_weights
+from mlx_tinylm.cli.progress import progress_bars
 from mlx_tinylm.cli.terminal import table
 
 
@@ -21,14 +20,17 @@ from mlx_tinylm.cli.terminal import table
     multiple=True,
     metavar="TEXT",
     show_default="what it was trained on",
-    help="As for train. What the model was trained on and named corpora count by their held-out tenth, other text as "
+    help="As for train. What the model was trained on and named corpora count by their held-out part, other text as "
     "a whole.",
 )
+@reading_options
 @click.option("--baselines", is_flag=True, help="Add the losses of 1-gram to 5-gram models of the training text.")
 @click.option("--memorised", is_flag=True, help="Add how much of what the model writes stands in the training text.")
 @backend_option
 @json_option
-def evaluate(weights: Path, data: tuple[str, ...], backend: str, as_json: bool, **more: bool) -> None:
+def evaluate(
+    weights: Path, data: tuple[str, ...], encoding: str | None, raw: bool, backend: str, as_json: bool, **more: bool
+) -> None:
     """Measure how well a model predicts text: loss, perplexity, bits per character.
 
     \b
@@ -39,27 +41,5 @@ def evaluate(weights: Path, data: tuple[str, ...], backend: str, as_json: bool, 
     from mlx_tinylm.evaluation import evaluate_text
 
     with progress_bars() as watch:
-        report = evaluate_text(weights, data, backend, watch=watch, **more)
+        report = evaluate_text(weights, data, backend, watch=watch, reading=reading_of(encoding, raw), **more)
     click.echo(json.dumps(report.to_json()) if as_json else table(report.rows()))
-
-
-@contextlib.contextmanager
-def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each stage as it comes, on stderr, if that is a terminal; each goes when the next one comes."""
-    from tqdm import tqdm
-
-    shown = {"": tqdm(disable=True)}
-
-    def watch(stage: str, done: int, total: int) -> None:
-        if stage not in shown:
-            shown.popitem()[1].close()
-            shape = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-            shown[stage] = tqdm(
-                desc=stage, total=total, bar_format=shape, leave=False, dynamic_ncols=True, disable=None
-            )
-        shown[stage].update(done - shown[stage].n)
-
-    try:
-        yield watch
-    finally:
-        shown.popitem()[1].close()

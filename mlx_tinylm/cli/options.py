@@ -16,6 +16,7 @@ from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.run_folder.presets import settings_that_differ
 from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.sample_config import SampleConfig
+from mlx_tinylm.text.reading import UTF_8, Reading
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 LARGEST = 1e38  # what a float32 holds
@@ -80,6 +81,23 @@ backend_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
 
+def reading_options(command: Command) -> Command:
+    """How a text is read: what `reading_of` is told."""
+    encoding = click.option(
+        "--encoding", metavar="NAME", show_default="utf-8", help="What the text files are: latin-1, cp1252, utf-16 ..."
+    )
+    raw = click.option(
+        "--raw", is_flag=True, help="Keep every byte: CRLF at the ends of lines, a byte-order mark at the start."
+    )
+    return encoding(raw(command))
+
+
+def reading_of(encoding: str | None, raw: bool) -> Reading:
+    """How a text is read by these options; an unknown encoding is a usage error."""
+    with usage():
+        return Reading(encoding or UTF_8.encoding, raw)
+
+
 # Numbers
 
 
@@ -128,10 +146,13 @@ def train_settings(command: Command) -> Command:
     differing = settings_that_differ()
     for name, each in reversed(settings_of(TrainConfig).items()):
         names = [flag(name), "--lr"] if name == "learning_rate" else [flag(name)]
+        if each.type is bool:
+            names = [f"{flag(name)}/--no-{flag(name)[2:]}"]
         kind = value_type(each, off=each.optional)
         # What differs from preset to preset stands in their table.
-        shown = False if name in differing else str(each.unset if each.default is None else each.default)
-        command = click.option(*names, type=kind, help=each.help, show_default=shown)(command)
+        default = each.unset if each.default is None else each.default
+        shown = False if name in differing else flag(name)[2:] if default is True else str(default)
+        command = click.option(*names, type=kind, default=None, help=each.help, show_default=shown)(command)
     return command
 
 

@@ -16,7 +16,7 @@ from mlx_tinylm.run_folder.presets import PRESETS
 NARROW = 70  # columns: below, the names of options stand above their words rather than beside them
 # What most people change first, in this order. What is not here follows under a heading of its own.
 FIRST = ["data", "preset_name", "out", "steps", "minutes", "resume", "init_from", "batch_size", "context"]
-FIRST += ["layers", "heads", "width", "dropout", "learning_rate", "seed", "force", "help"]
+FIRST += ["layers", "heads", "width", "dropout", "learning_rate", "tokenizer", "vocab_size", "seed", "force", "help"]
 
 
 class Fitted(click.Command):

@@ -8,7 +8,16 @@ from typing import Any
 import click
 
 from mlx_tinylm.backend import DEVICES
-from mlx_tinylm.cli.options import FolderPath, ModelPath, Number, flag, train_settings, usage
+from mlx_tinylm.cli.options import (
+    FolderPath,
+    ModelPath,
+    Number,
+    flag,
+    reading_of,
+    reading_options,
+    train_settings,
+    usage,
+)
 from mlx_tinylm.cli.pages import TrainPage, text_or_run
 from mlx_tinylm.cli.terminal import note
 from mlx_tinylm.run_folder.presets import DEFAULT_PRESET, PRESETS, preset
@@ -20,8 +29,17 @@ from mlx_tinylm.run_folder.presets import DEFAULT_PRESET, PRESETS, preset
     multiple=True,
     metavar="TEXT",
     show_default="tinyshakespeare",
-    help="The name of a corpus, a text file, a folder, a .gz, or - for standard input. May be repeated.",
+    help="The name of a corpus, a file (.txt, .md, .jsonl, .parquet, .gz), a folder, an http(s) address, or - for "
+    "standard input. May be repeated.",
 )
+@click.option(
+    "--val-data",
+    multiple=True,
+    metavar="TEXT",
+    show_default="a tenth of --data",
+    help="What to validate on, as for --data; all of --data is trained on then.",
+)
+@reading_options
 @click.option(
     "--preset",
     "preset_name",
@@ -61,10 +79,14 @@ from mlx_tinylm.run_folder.presets import DEFAULT_PRESET, PRESETS, preset
     show_default="as --steps says",
     help="Train for about so long, instead of --steps.",
 )
+@click.option("--extend-alphabet", is_flag=True, help="Give the model of --init-from the characters that it lacks.")
 @click.option("--allow-sleep", is_flag=True, help="Let a Mac go to sleep during the run.")
 @train_settings
 def train(
     data: tuple[str, ...],
+    val_data: tuple[str, ...],
+    encoding: str | None,
+    raw: bool,
     preset_name: str | None,
     out: Path | None,
     resume: Path | None,
@@ -72,10 +94,11 @@ def train(
     device: str,
     force: bool,
     minutes: float | None,
+    extend_alphabet: bool,
     allow_sleep: bool,
     **settings: Any,
 ) -> None:
-    """Train a model on text, character by character.
+    """Train a model on text, character by character or in subwords.
 
     Ctrl-C saves and prints the command that goes on.
 
@@ -83,34 +106,48 @@ def train(
     mlx-tinylm train --preset nano       # a first look, in about a minute
     mlx-tinylm train --minutes 20        # as many steps as fit into that
     mlx-tinylm train --data book.txt --out weights/book
+    mlx-tinylm train --data books --tokenizer bpe --vocab-size 4096
     mlx-tinylm train --resume weights/book --steps 2000
     mlx-tinylm train --init-from weights/book --data letters.txt
     """
     changes = {name: None if value == "off" else value for name, value in settings.items() if value is not None}
-    if resume and (out or init_from or force or preset_name or minutes):
+    if resume and (out or init_from or force or preset_name or minutes or extend_alphabet):
         raise click.UsageError(
-            "--resume goes on in its own folder: leave out --out, --init-from, --force, --preset, --minutes."
+            "--resume goes on in its own folder: leave out --out, --init-from, --extend-alphabet, --force, --preset, "
+            "--minutes."
         )
+    if resume and (encoding or raw):
+        raise click.UsageError("--resume reads the text as the run began: leave out --encoding and --raw.")
     if minutes and "steps" in changes:
         raise click.UsageError("--minutes decides how many --steps there are: leave one of them out.")
     with usage():
         config = preset(preset_name or DEFAULT_PRESET, **changes)
+    reading = reading_of(encoding, raw)
     from mlx_tinylm.backend.devices import prepare
 
     compute = prepare(device, spread=True)  # before MLX is imported, as it is by what follows
     from mlx_tinylm.cli.awake import kept_awake
+    from mlx_tinylm.cli.progress import progress_bars
     from mlx_tinylm.cli.training_view import show_training
     from mlx_tinylm.training import resumption, run
 
-    if resume:
-        opened = resumption.resume(compute, resume, changes, data)
-    else:
-        if minutes:
-            note(f"timing a few steps, to see how many take {minutes:g} minutes")
-        given = changes.keys()
-        opened = run.start(compute, out, config, data, init_from=init_from, force=force, given=given, minutes=minutes)
-    with kept_awake(allow_sleep):
+    with kept_awake(allow_sleep), progress_bars() as watch:
+        if resume:
+            opened = resumption.resume(compute, resume, changes, data, val_data=val_data, watch=watch)
+        else:
+            if minutes:
+                note(f"timing a few steps, to see how many take {minutes:g} minutes")
+            more: dict[str, Any] = {"init_from": init_from, "force": force, "minutes": minutes}
+            more |= {"extend_alphabet": extend_alphabet, "reading": reading, "val_data": val_data}
+            opened = run.start(compute, out, config, data, given=changes.keys(), watch=watch, **more)
         show_training(opened, origin(preset_name, init_from, resume, minutes, changes))
+
+
+def given(name: str, value: object) -> str:
+    """A setting as it is written on the command line."""
+    if isinstance(value, bool):
+        return flag(name) if value else f"--no-{flag(name)[2:]}"
+    return f"{flag(name)} {'off' if value is None else value}"
 
 
 def origin(
@@ -120,5 +157,5 @@ def origin(
     parts = ["as the run began"] if resume else [f"preset {preset_name or DEFAULT_PRESET}"]
     parts += [f"the model's shape from {init_from}"] if init_from else []
     parts += [f"steps for {minutes:g} minutes"] if minutes else []
-    parts += [f"{flag(name)} {'off' if value is None else value}" for name, value in changes.items()]
+    parts += [given(name, value) for name, value in changes.items()]
     return "; ".join(parts)

@@ -13,11 +13,10 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from mlx_tinylm.cli.curve import show_curve
+from mlx_tinylm.cli.introduction import introduction
 from mlx_tinylm.cli.signals import Signals
-from mlx_tinylm.cli.terminal import note, table, visible
-from mlx_tinylm.model_folder.layout import count_parameters
+from mlx_tinylm.cli.terminal import note, visible
 from mlx_tinylm.run_folder.events import Baselines, Evaluated, Event, Sampled, Stepped
-from mlx_tinylm.run_folder.history import NUMBER, planned
 
 if TYPE_CHECKING:
     from mlx_tinylm.training.live_run import Run
@@ -91,11 +90,14 @@ class Bar:
                 self.advance(event)
             case Evaluated():
                 best = " (best so far)" if event.best else ""
-                self.line(f"step {event.step}: validation loss {event.loss:.4f}{best}{self.meaning(event.loss)}")
+                loss = f"{event.loss:.4f}, {event.bits_per_byte:.3f} bits per byte"
+                if event.exact is not None:
+                    loss += f", {event.exact:,} of {len(self.run.dataset.validation):,} answers exact"
+                self.line(f"step {event.step}: validation loss {loss}{best}{self.meaning(event.loss)}")
                 self.status()
             case Baselines():
                 self.baselines = event
-                self.line(baselines_line(event))
+                self.line(baselines_line(event, self.run.tokenizer.unit))
             case Sampled():
                 self.line("\n".join(f"  | {line}" for line in visible(event.text).strip().splitlines()))
 
@@ -159,35 +161,11 @@ class Bar:
         self.bar.close()
 
 
-def baselines_line(baselines: Baselines) -> str:
-    """What the validation losses may be compared with, in a line."""
+def baselines_line(baselines: Baselines, unit: str) -> str:
+    """What the validation losses may be compared with, in a line; texts are counted in `unit`."""
     losses = ", ".join(f"{loss:.3f}" for loss in baselines.ngrams)
-    counters = f"1- to {len(baselines.ngrams)}-gram counters of {baselines.characters:,} characters"
+    counters = f"1- to {len(baselines.ngrams)}-gram counters of {baselines.counted:,} {unit}"
     return f"baselines: guessing {baselines.guessing:.3f}; {counters} {losses}"
-
-
-def introduction(run: Run, origin: str) -> str:
-    """What is about to be trained, on what, with which settings, and where it goes."""
-    config, compute = run.config, run.compute
-    parameters = count_parameters(run.state.model.config)
-    device = "GPU" if compute.device == "gpu" else f"CPU, {compute.blas.source}"
-    windows = f"{config.batch_size * config.grad_accumulation_steps} x {config.context} characters"
-    characters, kinds = run.corpus.characters, len(run.corpus.alphabet)
-    kept = planned(run.folder, config.history, run.state.step, config.steps)
-    rows = [
-        ("model folder", run.folder),
-        ("text", f"{run.corpus.name}: {characters:,} characters, {kinds} different"),
-        ("model", f"{config.family}, {config.layers} layers x {config.width}, {parameters:,} parameters"),
-        ("training", f"{config.steps:,} steps of {windows}, {config.optimizer}, on {device}"),
-        ("settings", origin),
-    ]
-    if kept:
-        size = kept * NUMBER * parameters / 1e6
-        rows.append(("history", f"{kept} snapshots of the weights, {size:,.1f} MB in the end; --history off for none"))
-    if run.state.step:
-        rows.append(("going on from", f"step {run.state.step:,}"))
-    hint = [compute.blas.hint] if compute.device == "cpu" and compute.blas.hint else []
-    return "\n".join([table(rows), *hint])
 
 
 def conclusion(run: Run) -> str:

@@ -19,8 +19,8 @@ from mlx_tinylm.model_folder.config import GPT2Config, ModelConfig
 from mlx_tinylm.model_folder.folder import MLX_LM_PREFIX, WEIGHTS, open_folder, write_folder
 from mlx_tinylm.model_folder.quantization import dequantised
 from mlx_tinylm.model_folder.tensor_files import FLOATS, Tensors, write_tensors
-from mlx_tinylm.model_folder.tokenizer_config import TOKENIZER_CONFIG
 from mlx_tinylm.run_folder.training_text import text_at_hand
+from mlx_tinylm.text.tokenizer import TOKENIZER_CONFIG
 
 BITS = (8, 4)
 

@@ -1,19 +1,15 @@
-"""A model as one GGUF file, the format of llama.cpp, written with the `gguf` package.
-
-llama.cpp has both architectures and GPT-2's byte-level tokenizer, of which a character tokenizer is a case: each
-character is one token, and the bytes of a longer one are merged from left to right.
-"""
+"""A model as one GGUF file, the format of llama.cpp, which has both architectures; written with the `gguf` package."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.export.gguf_tokenizer import add_tokenizer, check_tokenizer
 from mlx_tinylm.model_folder.config import GPT2Config, ModelConfig
 from mlx_tinylm.model_folder.layout import transposed
 from mlx_tinylm.model_folder.tensor_files import Tensors
-from mlx_tinylm.text.tokenizer import END_OF_TEXT, Tokenizer
+from mlx_tinylm.text.tokenizer import Tokenizer
 
 GGUF = "model.gguf"
 
@@ -54,13 +50,12 @@ _FILE_TYPE = {"float32": 0, "float16": 1, "bfloat16": 32}  # llama.cpp's LLAMA_F
 
 
 def check_gguf(tokenizer: Tokenizer) -> None:
-    """Raise TinyLMError where no GGUF can be written: without the `gguf` package, or for another tool's tokenizer."""
+    """Raise TinyLMError where no GGUF can be written: without the `gguf` package, or if llama.cpp splits otherwise."""
     try:
         import gguf  # noqa: F401
     except ImportError:
         raise TinyLMError("GGUF needs a package that is not installed: pip install 'mlx-tinylm[gguf]'") from None
-    if tokenizer.alphabet is None:
-        raise TinyLMError("only a model that reads character by character can become a GGUF here; leave out --gguf")
+    check_tokenizer(tokenizer)
 
 
 def write_gguf(
@@ -92,7 +87,7 @@ def write_gguf(
         writer.add_value_length(config.head_dim)
         writer.add_rope_freq_base(config.rope_theta)
         writer.add_layer_norm_rms_eps(config.norm_eps)
-    _add_tokenizer(writer, config, tokenizer)
+    add_tokenizer(writer, config, tokenizer)
     writer.add_chat_template(chat_template)
     matrix_type = gguf.GGMLQuantizationType[{"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[dtype]]
     if config.family == "gpt2":
@@ -116,31 +111,3 @@ def gguf_name(family: str, name: str) -> str:
         return f"{_MODEL[stem]}.{kind}"
     _, layer, part = stem.removeprefix("model.").split(".", 2)
     return f"blk.{layer}.{_BLOCK[family][part]}.{kind}"
-
-
-def _add_tokenizer(writer: Any, config: ModelConfig, tokenizer: Tokenizer) -> None:
-    import gguf
-
-    characters = [visible_bytes(character) for character in tokenizer.alphabet or ""]
-    tokens = [*characters, END_OF_TEXT]
-    tokens += [f"<|unused {id}|>" for id in range(len(tokens), config.vocab_size)]
-    kinds = [gguf.TokenType.NORMAL] * len(characters) + [gguf.TokenType.CONTROL] * (len(tokens) - len(characters))
-    merges = {f"{c[:place]} {c[place]}": None for c in characters for place in range(1, len(c))}
-    writer.add_tokenizer_model("gpt2")
-    # Splits nothing that a character needs. With "gpt-2", llama_detokenize takes spaces away: "a , b" became "a, b".
-    writer.add_tokenizer_pre("qwen2")
-    writer.add_token_list(tokens)
-    writer.add_token_types(kinds)
-    # llama.cpp wants at least one merge, so here is one that no text can lead to
-    writer.add_token_merges(list(merges) or [f"{END_OF_TEXT} {END_OF_TEXT}"])
-    writer.add_eos_token_id(len(characters))
-    writer.add_pad_token_id(len(characters))
-    writer.add_add_bos_token(False)  # there is none
-
-
-def visible_bytes(text: str) -> str:
-    """The UTF-8 bytes of a text as GPT-2's tokenizer writes them: one visible character each."""
-    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(0x100) if byte not in visible]
-    table = {byte: chr(byte) for byte in visible} | {byte: chr(0x100 + place) for place, byte in enumerate(hidden)}
-    return "".join(table[byte] for byte in text.encode("utf-8", "surrogatepass"))

@@ -20,7 +20,7 @@ from mlx_tinylm.model_folder.config import ModelConfig
 from mlx_tinylm.model_folder.folder import ModelFolder
 from mlx_tinylm.model_folder.layout import count_parameters
 from mlx_tinylm.model_folder.trained_on import TextRecord
-from mlx_tinylm.run_folder.metrics import best_validation
+from mlx_tinylm.run_folder.metrics import best_validation, bits_per_byte
 from mlx_tinylm.run_folder.record import RunRecord
 from mlx_tinylm.run_folder.training_text import trained_on
 from mlx_tinylm.text.named_corpora import NAMED
@@ -36,6 +36,7 @@ class Training:
 
     text: TextRecord
     best: tuple[int, float] | None  # in nats a token, the lowest validation loss; None where no run is recorded
+    bits_per_byte: float | None  # the same in that measure, where it is recorded
     is_free: bool  # to be published: the text is in the public domain, and the weights began as random numbers
 
     @classmethod
@@ -44,10 +45,11 @@ class Training:
         try:
             text, record = trained_on(folder), RunRecord.find(folder)
             best = best_validation(folder, record.first_validation if record else 0)
+            bits = bits_per_byte(folder, best[0]) if best else None
         except TinyLMError:
             return None
         began_here = record is None or record.init_from is None
-        return cls(text, best, began_here and text.sha256 in PUBLIC_DOMAIN) if text else None
+        return cls(text, best, bits, began_here and text.sha256 in PUBLIC_DOMAIN) if text else None
 
 
 def sealed_card(text: str, files: Iterable[str]) -> str:
@@ -114,6 +116,9 @@ def _front_matter(
         if characters:
             bits = round(loss / math.log(2), 4)
             metrics.append({"type": "bits_per_character", "name": f"{what}, bits per character", "value": bits})
+        if training and training.bits_per_byte is not None and not config.quantization:
+            bits = round(training.bits_per_byte, 4)
+            metrics.append({"type": "bits_per_byte", "name": f"{what}, bits per byte", "value": bits})
         result = {
             "task": {"type": "text-generation"},
             "dataset": {"name": text, "type": text},
@@ -142,8 +147,8 @@ def _description(
     rows: list[tuple[str, Any]] = [
         ("architecture", f"{config.family}, {config.layers} layers, {config.heads} heads, width {config.width}"),
         ("parameters", f"{count_parameters(config):,}"),
-        ("context", f"{config.context:,} {'characters' if characters else 'tokens'}"),
-        ("vocabulary", f"{config.vocab_size:,} ids"),
+        ("context", f"{config.context:,} {source.tokenizer.unit}"),
+        ("vocabulary", f"{config.vocab_size:,} ids: {source.tokenizer.kind}"),
         ("numbers", numbers),
     ]
     if training:
@@ -156,6 +161,8 @@ def _description(
         rows.append(("validation loss", f"{loss:.4f} nats on the last tenth of the text{before}"))
         if characters:
             rows.append(("bits per character", f"{loss / math.log(2):.4f}{before}"))
+        if training.bits_per_byte is not None:
+            rows.append(("bits per byte", f"{training.bits_per_byte:.4f}{before}"))
     if packed and losses:
         rows.append(("loss quantised", f"{losses.after:.4f} nats on {losses.part}, {losses.before:.4f} before"))
     if training and training.is_free:

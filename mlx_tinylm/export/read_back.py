@@ -16,16 +16,19 @@ from mlx_tinylm.backend.choose import LanguageModel
 from mlx_tinylm.backend.devices import prepare_if_possible
 from mlx_tinylm.backend.numpy_model import NumpyModel
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.evaluation import evaluate
+from mlx_tinylm.mean_loss import evaluate
 from mlx_tinylm.model_folder.config import ModelConfig
 from mlx_tinylm.model_folder.folder import ModelFolder, open_folder
 from mlx_tinylm.model_folder.tensor_files import Tensors
 from mlx_tinylm.text.corpus import Corpus
-from mlx_tinylm.text.ids import Dataset, encode
+from mlx_tinylm.text.ids import Ids, encode_part
+from mlx_tinylm.text.pair_ids import Pairs, encode_part_of_pairs
+from mlx_tinylm.text.pairs import PairCorpus
 
 LONGEST_CHECK = 256  # ids, for logits
 MOST_LOGITS = 1 << 24
 MOST_IDS = 1 << 13  # for the loss: a second or so of a small model's time
+MOST_PAIRS = 256
 
 
 @dataclass(frozen=True)
@@ -61,15 +64,20 @@ def losses(source: ModelFolder, stored: Tensors, folder: Path, corpus: Corpus) -
     """
     exported = open_folder(folder)
     try:
-        held_out = Dataset(encode(corpus, source.tokenizer)).validation
-        ids = held_out[:MOST_IDS]
+        held_out: Ids | Pairs
+        if isinstance(corpus, PairCorpus):
+            held_out = encode_part_of_pairs(corpus, source.tokenizer, "held_out")
+            ids: Ids | Pairs = held_out.first(MOST_PAIRS)
+        else:
+            held_out = encode_part(corpus, source.tokenizer, "held_out").ids
+            ids = held_out[:MOST_IDS]
         before = evaluate(_fast_model(source.config, stored), ids).loss
         after = evaluate(_fast_model(exported.config, exported.tensors()), ids).loss
     except TinyLMError:  # no place for its ids, or another tokenizer: the export is none the worse for it
         return None
-    unit = "tokens" if source.tokenizer.alphabet is None else "characters"
+    unit = "pairs" if isinstance(held_out, Pairs) else source.tokenizer.unit
     part = "all" if len(ids) == len(held_out) else f"the first {len(ids):,} {unit}"
-    return Losses(corpus.name, f"{part} of its held-out tenth", before, after)
+    return Losses(corpus.name, f"{part} of its {corpus.held_out_part}", before, after)
 
 
 def _fast_model(config: ModelConfig, tensors: Tensors) -> LanguageModel:

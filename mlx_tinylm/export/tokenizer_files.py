@@ -8,8 +8,8 @@ from typing import Any
 from mlx_tinylm.checks import check
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.files import read, read_json, to_json, write_atomically
-from mlx_tinylm.model_folder.tokenizer_config import INPUT_NAMES, TOKENIZER_CLASS, TOKENIZER_CONFIG
-from mlx_tinylm.text.tokenizer import Tokenizer
+from mlx_tinylm.model_folder.tokenizer_config import INPUT_NAMES, TOKENIZER_CLASS
+from mlx_tinylm.text.tokenizer import TOKENIZER_CONFIG, Tokenizer
 
 TEMPLATE = "chat_template.jinja"  # where transformers 5 writes what it reads in tokenizer_config.json, too
 FOREIGN_FILES = (TOKENIZER_CONFIG, TEMPLATE)

@@ -15,11 +15,11 @@ import numpy.typing as npt
 from mlx_tinylm.backend.choose import LanguageModel
 from mlx_tinylm.backend.numpy_model import cross_entropy
 from mlx_tinylm.checks import check
-from mlx_tinylm.evaluation import batches
 from mlx_tinylm.generation import NOT_FINITE, check_ids
 from mlx_tinylm.inside.measures import TOP, Array, probabilities
 from mlx_tinylm.inside.subject import Subject
 from mlx_tinylm.inside.writing import brief
+from mlx_tinylm.mean_loss import text_windows
 from mlx_tinylm.text.tokenizer import Tokenizer
 
 EXPECTED = 3  # candidates that are kept for each position of a text
@@ -37,8 +37,8 @@ def surprises(model: LanguageModel, tokenizer: Tokenizer, ids: Sequence[int]) ->
     nats: list[float | None] = [None]
     top: list[Candidates | None] = [None]
     total = 0.0
-    for inputs, wanted, count in batches(model, np.asarray(ids, np.int32)):
-        losses, logits = _read(model, inputs, wanted, count)
+    for inputs, wanted, counts in text_windows(model, np.asarray(ids, np.int32)):
+        losses, logits = _read(model, inputs, wanted, int(counts.sum()))
         check(bool(np.isfinite(losses).all()), NOT_FINITE)
         total += float(losses.sum(dtype=np.float64))
         nats += losses.tolist()

@@ -25,6 +25,7 @@ from mlx_tinylm.run_folder.training_text import text_at_hand, trained_on
 from mlx_tinylm.text.corpus import Corpus
 from mlx_tinylm.text.ids import Dataset, encode
 from mlx_tinylm.text.named_corpora import NAMED
+from mlx_tinylm.text.pairs import PairCorpus
 from mlx_tinylm.text.tokenizer import Tokenizer
 
 MOST_WEIGHTS = 1 << 27  # attention weights in one trace: half a gigabyte
@@ -77,8 +78,10 @@ class Subject:
     @functools.cached_property
     def dataset(self) -> Dataset | None:
         """The ids of that text."""
+        if self.corpus is None or isinstance(self.corpus, PairCorpus):  # pairs are no text that goes on
+            return None
         with suppress(TinyLMError):  # it cannot be kept, or the tokenizer has changed
-            return Dataset(encode(self.corpus, self.tokenizer)) if self.corpus else None
+            return encode(self.corpus, self.tokenizer)
         return None
 
     @functools.cached_property

@@ -30,9 +30,9 @@ from mlx_tinylm.model_folder.config_json import (
 )
 from mlx_tinylm.model_folder.layout import Shape, tensor_shapes, transposed
 from mlx_tinylm.model_folder.tensor_files import Tensors, read_safetensors, stored_types
-from mlx_tinylm.model_folder.tokenizer_config import TOKENIZER_CONFIG, tokenizer_config
+from mlx_tinylm.model_folder.tokenizer_config import tokenizer_config
 from mlx_tinylm.model_folder.trained_on import TextRecord
-from mlx_tinylm.text.tokenizer import Tokenizer
+from mlx_tinylm.text.tokenizer import TOKENIZER_CONFIG, Tokenizer
 
 PACKAGE = Path(__file__).parents[1]
 WEIGHTS = "model.safetensors"
@@ -145,8 +145,8 @@ def write_folder(
     write_atomically(folder / "config.json", to_json(raw | {"dtype": dtype, "torch_dtype": dtype}))
     write_atomically(folder / "tokenizer.json", tokenizer.json)
     eos_id = config.eos_ids[0] if config.eos_ids else tokenizer.eos_id
-    eos_token = None if eos_id is None else tokenizer.inner.id_to_token(eos_id)
-    write_atomically(folder / TOKENIZER_CONFIG, to_json(tokenizer_config(config.context, eos_token)))
+    eos, pad = (None if id is None else tokenizer.inner.id_to_token(id) for id in (eos_id, tokenizer.pad_id))
+    write_atomically(folder / TOKENIZER_CONFIG, to_json(tokenizer_config(config.context, eos, pad)))
     write_atomically(folder / GENERATION, to_json(generation_config_to_json(config)))
 
 

@@ -19,12 +19,15 @@ class Stepped:
 class Evaluated:
     """The whole validation split was read after `step`, 0 being before the first; `loss` is its mean in nats.
 
-    `best` says whether that is the lowest so far; random weights, at step 0, are never called the best.
+    `best` says whether that is the lowest so far; random weights, at step 0, are never called the best. Bits per byte
+    of text are a measure that different tokenizers share.
     """
 
     step: int
     loss: float
     best: bool
+    bits_per_byte: float
+    exact: int | None = None  # how many of the held-out pairs it answers exactly; None where they are no pairs
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Baselines:
     step: int
     guessing: float  # every id as likely as any other
     ngrams: tuple[float, ...]  # 1-gram, 2-gram, ... models
-    characters: int  # of the training text that the n-gram models have counted
+    counted: int  # ids of the training text that the n-gram models have seen
 
 
 @dataclass(frozen=True)

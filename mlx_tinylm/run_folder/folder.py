@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
 SETTINGS, METRICS, CHECKPOINTS, HISTORY = "train.json", "metrics.jsonl", "checkpoints", "history"
-TEXT = "text.txt"  # what came through a pipe
 SMALL_FILES = ("config.json", "tokenizer.json")  # the model's; a run goes on only with those it began with
 OWN = (
     *SMALL_FILES,
@@ -15,6 +16,16 @@ OWN = (
     HISTORY,
     SETTINGS,
 )
+
+
+def kept_text(number: int, validation: bool = False, suffix: str = ".txt") -> str:
+    """The name of what came through a pipe, counted from 1, of the text itself or of the one it is validated with."""
+    return f"{'val-' if validation else ''}text{'' if number == 1 else f'-{number}'}{suffix}"
+
+
+def is_kept_text(name: str) -> bool:
+    """Whether a name is one that `kept_text` gives."""
+    return re.fullmatch(r"(val-)?text(-[1-9]\d*)?\.(txt|md|jsonl|parquet)(\.gz)?", name) is not None
 
 
 def checkpoint_name(step: int) -> str:

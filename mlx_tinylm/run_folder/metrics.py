@@ -61,6 +61,19 @@ def best_validation(folder: Path, first: int = 0) -> tuple[int, float] | None:
     return lowest([validation for validation in progress(folder)[1] if validation[0] >= first])
 
 
+def bits_per_byte(folder: Path, step: int) -> float | None:
+    """What the validation of `step` was in bits per byte; None where that was not recorded, as by older versions.
+
+    Raises TinyLMError where there is a file that cannot be read.
+    """
+    found = None
+    for _, metrics in _lines(folder) if (folder / METRICS).exists() else ():
+        bits = metrics.get("val_bits_per_byte")
+        if metrics["step"] == step and isinstance(bits, (int, float)) and abs(bits) <= sys.float_info.max:
+            found = float(bits)
+    return found
+
+
 def lowest(validations: Sequence[tuple[int, float]]) -> tuple[int, float] | None:
     """The first of the lowest losses with its step; None of none."""
     return min(validations, key=lambda validation: validation[1], default=None)

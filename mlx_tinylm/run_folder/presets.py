@@ -10,7 +10,8 @@ from mlx_tinylm.checks import brief, settings_of
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.run_folder.settings import TrainConfig
 
-# Each says what differs from the defaults of TrainConfig.
+# Each says what differs from the defaults of TrainConfig. With subwords, `vocab_size` makes the table of their vectors
+# about a fifth of the model.
 PRESETS: Mapping[str, TrainConfig] = {
     # Deep and narrow, and a learning rate that falls from the first step: the most from a short run.
     "tiny": TrainConfig(),
@@ -19,6 +20,7 @@ PRESETS: Mapping[str, TrainConfig] = {
     # The size and settings of nanoGPT's model of the same text (github.com/karpathy/nanoGPT), for a GPU.
     "baby": TrainConfig(
         family="gpt2",
+        vocab_size=8192,
         layers=6,
         heads=6,
         width=384,
@@ -38,6 +40,7 @@ PRESETS: Mapping[str, TrainConfig] = {
     # The run of the article that this program grew from.
     "seed": TrainConfig(
         family="gpt2",
+        vocab_size=2048,
         layers=3,
         width=256,
         dropout=0.2,
@@ -53,6 +56,7 @@ PRESETS: Mapping[str, TrainConfig] = {
     # A first look: small, short, and looked at often.
     "nano": TrainConfig(
         family="gpt2",
+        vocab_size=1024,
         layers=2,
         width=128,
         context=64,

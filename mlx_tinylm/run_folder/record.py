@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,16 @@ from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.files import read_json, write_atomically
 from mlx_tinylm.integrity import read_sealed, sealed, sha256_of
 from mlx_tinylm.model_folder.trained_on import TextRecord
-from mlx_tinylm.run_folder.folder import SETTINGS, TEXT
+from mlx_tinylm.run_folder.folder import SETTINGS, is_kept_text
 from mlx_tinylm.run_folder.settings import TrainConfig
+from mlx_tinylm.text.corpus import Corpus, open_corpus
+from mlx_tinylm.text.fetching import is_address
 from mlx_tinylm.text.named_corpora import NAMED
+from mlx_tinylm.text.reading import UTF_8, Reading
+from mlx_tinylm.watch import WatchStages, unwatched
 
-LATER = {"history": None}  # settings that older runs know nothing of, as they were then
+# How a text was read before that was recorded: every byte kept, and several files as one.
+BEFORE = Reading(raw=True, as_one=True)
 
 
 @dataclass(frozen=True)
@@ -25,12 +31,16 @@ class RunRecord:
 
     settings: TrainConfig
     init_from: str | None  # the model folder that the run began with
-    data: tuple[str, ...]  # names of corpora, absolute paths, or TEXT: what to open the text with again
+    # What to open the text with again: names of corpora, addresses, absolute paths, names of files in the run's folder.
+    data: tuple[str, ...]
     corpus: TextRecord
     files: dict[str, str]  # SHA-256 of the model's small files by name
     versions: dict[str, str]  # of the packages that computed
     device: str  # as MLX names it
     tf32: bool = False  # whether float32 products could be TF32 there
+    reading: Reading = UTF_8
+    val_data: tuple[str, ...] = ()  # as `data`, where another text is held out
+    val_corpus: TextRecord | None = None
 
     @classmethod
     def find(cls, folder: Path) -> RunRecord | None:
@@ -46,16 +56,19 @@ class RunRecord:
             return None
         raw = read_sealed(path)
         try:
-            corpus = raw["corpus"]
+            reading, val_corpus = raw.get("reading"), raw.get("val_corpus")
             return cls(
-                TrainConfig.from_json(LATER | raw["settings"]),
+                TrainConfig.from_json(raw["settings"]),
                 raw["init_from"],
                 tuple(map(str, raw["data"])),
-                TextRecord(str(corpus["name"]), str(corpus["sha256"]), int(corpus["characters"])),
+                _text(raw["corpus"]),
                 dict(raw["files"]),
                 dict(raw["versions"]),
                 str(raw["device"]),
                 bool(raw.get("tf32", False)),
+                Reading(str(reading["encoding"]), bool(reading["raw"]), bool(reading["as_one"])) if reading else BEFORE,
+                tuple(map(str, raw.get("val_data", ()))),
+                _text(val_corpus) if val_corpus else None,
             )
         except TinyLMError as error:
             raise TinyLMError(f"{path}: {error}") from None
@@ -93,11 +106,37 @@ class RunRecord:
     def sources(self, folder: Path) -> list[str]:
         """What to open the text with again, for the run in `folder`.
 
-        Raises TinyLMError where it is neither a named corpus nor files that are still there.
+        Raises TinyLMError where it is neither a named corpus nor at an address nor files that are still there.
         """
-        data = [str(folder / TEXT) if item == TEXT else item for item in self.data]
-        for item in data:
-            if item not in NAMED and not os.path.isfile(item) and not os.path.isdir(item):  # a pipe or "-" would wait
-                name = repr(item[:200])
-                raise TinyLMError(f"{folder}: the text it was trained on, {name}, is not here; give a text with --data")
-        return data
+        return _here(folder, self.data, "the text it was trained on", "--data")
+
+    def val_sources(self, folder: Path) -> list[str]:
+        """The same of the text that is held out in its place; nothing where there is none."""
+        return _here(folder, self.val_data, "the text it is validated with", "--val-data")
+
+    def opened(
+        self,
+        folder: Path,
+        data: Sequence[str] | None = (),
+        val_data: Sequence[str] | None = (),
+        watch: WatchStages = unwatched,
+    ) -> Corpus:
+        """The text as it was read, from where it was, or is now; it may be another one by now."""
+        return open_corpus(data or self.sources(folder), self.reading, val_data or self.val_sources(folder), watch)
+
+    def is_of(self, corpus: Corpus) -> bool:
+        """Whether a text, and what it is validated with, are what the run began with."""
+        validation = corpus.validation.sha256 if corpus.validation else None
+        return (corpus.sha256, validation) == (self.corpus.sha256, self.val_corpus and self.val_corpus.sha256)
+
+
+def _text(raw: Any) -> TextRecord:
+    return TextRecord(str(raw["name"]), str(raw["sha256"]), int(raw["characters"]), int(raw.get("pairs", 0)))
+
+
+def _here(folder: Path, data: Sequence[str], what: str, option: str) -> list[str]:
+    found = [str(folder / item) if is_kept_text(item) else item for item in data]
+    for item in found:  # a pipe or "-" would wait
+        if item not in NAMED and not is_address(item) and not os.path.isfile(item) and not os.path.isdir(item):
+            raise TinyLMError(f"{folder}: {what}, {item[:200]!r}, is not here; give a text with {option}")
+    return found

@@ -15,7 +15,7 @@ from mlx_tinylm.model_folder.layout import count_parameters
 from mlx_tinylm.model_folder.trained_on import TextRecord
 from mlx_tinylm.run_folder.folder import METRICS, SETTINGS
 from mlx_tinylm.run_folder.history import snapshots
-from mlx_tinylm.run_folder.metrics import lowest, progress
+from mlx_tinylm.run_folder.metrics import bits_per_byte, lowest, progress
 from mlx_tinylm.run_folder.record import RunRecord
 
 UNDER_WAY, STOPPED, DONE = "under way", "stopped", "done"
@@ -36,6 +36,7 @@ class Run:
     validations: tuple[tuple[int, float], ...]  # steps and losses in nats
     first_validation: int = 0  # the first step whose validation counts
     snapshots: tuple[int, ...] = ()  # steps whose weights are kept
+    bits_per_byte: float | None = None  # of the best validation, where that is recorded
 
     @property
     def best(self) -> tuple[int, float] | None:
@@ -55,6 +56,7 @@ class Run:
             "state": self.state,
             "best_loss": loss,
             "best_step": step,
+            "best_bits_per_byte": self.bits_per_byte,
             "validations": [list(each) for each in self.validations],
             "snapshots": list(self.snapshots),
         }
@@ -101,9 +103,11 @@ def find_run(folder: Path, config: ModelConfig | None = None) -> Run | DamagedRu
         asked, first = record.settings.steps, record.first_validation
         state = UNDER_WAY if is_locked(folder) else DONE if steps >= asked else STOPPED
         parameters = count_parameters(config or read_config(folder))
+        known = lowest([each for each in validations if each[0] >= first])
+        bits = bits_per_byte(folder, known[0]) if known else None
         kept = tuple(step for step, _ in snapshots(folder))
-        found = tuple(validations)
-        return Run(folder, _date(folder), record.corpus, parameters, steps, asked, state, found, first, kept)
+        date, text, found = _date(folder), record.corpus, tuple(validations)
+        return Run(folder, date, text, parameters, steps, asked, state, found, first, kept, bits)
     except TinyLMError as error:
         problem = str(error)
     except OSError as error:

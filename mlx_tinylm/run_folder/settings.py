@@ -6,18 +6,31 @@ from dataclasses import dataclass
 
 from mlx_tinylm.checks import Settings, check, setting
 from mlx_tinylm.model_folder.config import MAX_LAYERS, GPT2Config, ModelConfig, Qwen3Config
+from mlx_tinylm.text.characters import CHARACTERS
+
+LEAST_SUBWORDS = 258  # all bytes, what ends a text, and what pads
 
 
 @dataclass(frozen=True)
 class TrainConfig(Settings):
     """Everything that decides what a run computes. `None` means off."""
 
+    # Text
+    tokenizer: str = setting(
+        str,
+        CHARACTERS,
+        "What the model reads: char, bpe (subwords), or the folder of a model that has a tokenizer.",
+        older=CHARACTERS,
+    )
+    vocab_size: int = setting(
+        int, 4096, "Subwords at most, of --tokenizer bpe.", low=LEAST_SUBWORDS, high=1_000_000, older=4096
+    )
     # Model
     family: str = setting(str, "qwen3", "Architecture of the model.", choices=("gpt2", "qwen3"))
     layers: int = setting(int, 8, "Transformer blocks.", low=1, high=MAX_LAYERS)
     heads: int = setting(int, 4, "Attention heads in a block.", low=1)
-    width: int = setting(int, 160, "Size of the vector that stands for a character.", low=1)
-    context: int = setting(int, 256, "Characters the model sees at once.", low=2)
+    width: int = setting(int, 160, "Size of the vector that stands for a character or subword.", low=1)
+    context: int = setting(int, 256, "Characters or subwords the model sees at once.", low=2)
     dropout: float = setting(float, 0.0, "Share of activations switched off in training.", low=0.0, high=0.95)
     # Optimizer
     optimizer: str = setting(str, "muon", "Muon trains the matrices, AdamW the rest.", choices=("adamw", "muon"))
@@ -43,13 +56,14 @@ class TrainConfig(Settings):
     # Data
     batch_size: int = setting(int, 16, "Text windows a step.", low=1)
     grad_accumulation_steps: int = setting(int, 1, "Batches whose gradients make one step.", low=1)
+    mask_prompt: bool = setting(bool, True, "Of pairs, learn completions only, not prompts.", older=True)
     seed: int = setting(int, 0, "Decides the first weights, the batches and the dropout.", low=0, high=2**31 - 1)
     # Looking and keeping
     eval_every: int = setting(int, 250, "Steps between two full validations.", low=1)
     save_every: int = setting(int, 250, "Steps between two checkpoints.", low=1)
     sample_every: int | None = setting(int, 500, "Steps between two sample texts.", low=1, optional=True)
     history: int | None = setting(
-        int, 3, "Snapshots of the weights to keep, for each tenfold of steps.", low=1, high=5, optional=True
+        int, 3, "Snapshots of the weights to keep, for each tenfold of steps.", low=1, high=5, optional=True, older=None
     )
     patience: int | None = setting(int, None, "Stop after this many validations without a new best.", low=1)
 
@@ -57,14 +71,15 @@ class TrainConfig(Settings):
     def tokens_per_step(self) -> int:
         return self.batch_size * self.grad_accumulation_steps * self.context
 
-    def model_config(self, vocab_size: int, eos_id: int) -> ModelConfig:
-        """The model these settings describe, for a vocabulary of `vocab_size` ids."""
+    def model_config(self, vocab_size: int, eos_id: int | None) -> ModelConfig:
+        """The model these settings describe, for a vocabulary of `vocab_size` ids, of which `eos_id` ends a text."""
+        eos_ids = () if eos_id is None else (eos_id,)
         check(
             self.width % self.heads == 0,
             f"width {self.width} does not divide into {self.heads} heads; choose a multiple",
         )
         if self.family == "gpt2":
-            return GPT2Config(vocab_size, self.context, self.width, self.layers, self.heads, eos_ids=(eos_id,))
+            return GPT2Config(vocab_size, self.context, self.width, self.layers, self.heads, eos_ids=eos_ids)
         return Qwen3Config(
             vocab_size,
             self.context,
@@ -76,5 +91,5 @@ class TrainConfig(Settings):
             # SwiGLU has three matrices where GELU has two: 8/3 of the width costs as much as 4 times
             # the width there (Shazeer 2020, section 3). Multiples of 32 can be quantised.
             hidden=max(32, round(self.width * 8 / 3 / 32) * 32),
-            eos_ids=(eos_id,),
+            eos_ids=eos_ids,
         )

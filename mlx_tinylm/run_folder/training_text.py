@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.model_folder.trained_on import TextRecord, recorded_text
-from mlx_tinylm.run_folder.record import RunRecord
+from mlx_tinylm.run_folder.record import BEFORE, RunRecord
 from mlx_tinylm.text.corpus import Corpus, open_corpus, open_named
+from mlx_tinylm.text.fetching import is_address, is_fetched
 from mlx_tinylm.text.named_corpora import NAMED, is_kept
+from mlx_tinylm.text.reading import UTF_8, Reading
 from mlx_tinylm.text.tokenizer import quoted
 
 
@@ -34,8 +36,12 @@ def training_text(weights: Path) -> Corpus:
     if record is None:
         name = quoted(known.name)
         raise TinyLMError(f"{weights}: the text it was trained on, {name}, is not here; give it or another with --data")
-    name = open_corpus(record.sources(weights)).name  # or it says what is missing
-    raise TinyLMError(f"{name}: has changed since the model in {weights} was trained on it; give a text with --data")
+    text = record.opened(weights)  # or it says what is missing
+    if record.is_of(text):  # it had to be fetched again
+        return text
+    raise TinyLMError(
+        f"{text.name}: has changed since the model in {weights} was trained on it; give a text with --data"
+    )
 
 
 def text_at_hand(folder: Path) -> Corpus | None:
@@ -44,14 +50,43 @@ def text_at_hand(folder: Path) -> Corpus | None:
     Nothing is fetched, and nothing raised.
     """
     with suppress(TinyLMError, OSError):
-        if known := trained_on(folder):
-            for items in _places(folder, known):
-                with suppress(TinyLMError, OSError):
-                    if all(is_kept(item) for item in items if item in NAMED):
-                        corpus = open_corpus(items)
-                        if corpus.sha256 == known.sha256:
-                            return corpus
+        known, record = trained_on(folder), RunRecord.find(folder)
+        with suppress(TinyLMError, OSError):
+            if record and all(map(_is_at_hand, [*record.data, *record.val_data])):
+                text = record.opened(folder)
+                if record.is_of(text):
+                    return text
+        if known and not (record and record.val_corpus):
+            name = next((name for name, named in NAMED.items() if named.sha256 == known.sha256), None)
+            if name and is_kept(name):
+                return open_named(name)
     return None
+
+
+def as_trained(folder: Path, data: Sequence[str], reading: Reading = UTF_8) -> tuple[Corpus, bool]:
+    """The text of `data`, and whether it is what the model in a folder was trained on; then as that was read.
+
+    Raises TinyLMError where it cannot be read.
+    """
+    known, before = None, None
+    with suppress(TinyLMError):  # a damaged record says nothing of this text
+        known, record = trained_on(folder), RunRecord.find(folder)
+        before = record.reading if record else BEFORE
+    corpus = open_corpus(data, reading)
+    if known and before and corpus.sha256 != known.sha256 and reading != before:
+        with suppress(TinyLMError):
+            found = open_corpus(data, before)
+            if found.sha256 == known.sha256:
+                return found, True
+    return corpus, known is not None and known.sha256 == corpus.sha256
+
+
+def is_validated_elsewhere(folder: Path) -> bool:
+    """Whether the model in a folder was trained on all of its text, and validated on another; nothing is raised."""
+    with suppress(TinyLMError):
+        if record := RunRecord.find(folder):
+            return record.val_corpus is not None
+    return False
 
 
 def trained_on(folder: Path) -> TextRecord | None:
@@ -64,9 +99,8 @@ def trained_on(folder: Path) -> TextRecord | None:
     return recorded_text(folder)
 
 
-def _places(folder: Path, known: TextRecord) -> Iterator[list[str]]:
-    """What the text of a model folder may be opened with: what its run read, or the corpus with the same SHA-256."""
-    with suppress(TinyLMError):
-        if record := RunRecord.find(folder):
-            yield record.sources(folder)
-    yield from ([name] for name, named in NAMED.items() if named.sha256 == known.sha256)
+def _is_at_hand(item: str) -> bool:
+    """Whether what a run read has not to be fetched."""
+    if item in NAMED:
+        return is_kept(item)
+    return not is_address(item) or is_fetched(item)

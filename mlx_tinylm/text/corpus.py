@@ -1,216 +1,248 @@
-"""Where text comes from: named corpora, files, folders, gzip files and standard input.
+"""A text: documents that have been read once from end to end, and are read again in constant memory.
 
-Text is UTF-8 and is kept exactly as it is: no newline is translated, no byte-order mark dropped. Several
-files are read one after the other, with a newline between two of them where the first does not end in one.
+Where they come from is in sources.py, what is text in a file in reading.py, which part is held out in splitting.py.
 """
 
 from __future__ import annotations
 
-import atexit
-import codecs
-import difflib
-import gzip
+import dataclasses
 import hashlib
-import os
-import shutil
-import stat
-import sys
-import tempfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import ClassVar
 
 from mlx_tinylm.errors import TinyLMError
+from mlx_tinylm.integrity import digest
+from mlx_tinylm.text.alphabet import Alphabet
 from mlx_tinylm.text.example import first_words
-from mlx_tinylm.text.named_corpora import NAMED, fetch
+from mlx_tinylm.text.reading import END, PIECE, UTF_8, Reading, Seen, pieces
+from mlx_tinylm.text.sources import Source, and_more, named_source, sources_of
+from mlx_tinylm.text.splitting import Split, Splitter
+from mlx_tinylm.watch import WatchStages, unwatched
 
-PIECE = 1 << 20  # characters (when reading: bytes) held in memory at once
-SUFFIXES = (".txt", ".md")
+__all__ = ["PIECE", "ChangedTextError", "Corpus", "Reading", "open_corpus", "open_named"]
+
+
+READING = "reading"  # the stage that `watch` is told of
+
+
+class ChangedTextError(TinyLMError):
+    """A text is another one now than it was a moment ago."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Text that has been read once from end to end: it is UTF-8, not empty, and its size is known."""
+    """Text that has been read once: it is what it is said to be, not empty, and its size is known.
 
+    What is said of it leaves `validation` out, but for the alphabet.
+    """
+
+    unit: ClassVar[str] = "documents"  # what it consists of
     name: str  # "tinyshakespeare", or what the user gave, joined by ", "
     sources: tuple[Path, ...]  # in the order they are read
-    sha256: str  # of the text's UTF-8 bytes: unpacked, joined
-    bytes: int  # of the same
+    reading: Reading
+    sha256: str  # of the text's UTF-8 bytes, with END between two documents
+    bytes: int  # of the same, without END
     characters: int
     alphabet: str  # the different characters, in code-point order
+    documents: int
+    held_out: int  # characters of the part that is held out
+    notes: tuple[str, ...]  # what a person should know of how it was read
+    split: Split
+    piped: tuple[Path, ...] = ()  # of the sources, what came through pipes and is gone when the program ends
+    validation: Corpus | None = None  # another text, all of which is held out: then all of this is trained on
 
-    def chunks(self, characters: int = PIECE) -> Iterator[str]:
-        """The text from its start, in non-empty pieces of at most `characters`; memory is constant."""
-        return _pieces(self.sources, characters)
+    @property
+    def files(self) -> int:
+        """How many files it was read from."""
+        return len(self.sources)
+
+    @property
+    def held_out_part(self) -> str:
+        """What its held-out part is called."""
+        if self.validation:
+            return f"text held out for it, {self.validation.name}"
+        tenth = self.documents == 1 and self.held_out == self.characters - int(0.9 * self.characters)
+        return "held-out tenth" if tenth else "held-out part"
+
+    @property
+    def held_out_rule(self) -> str:
+        """What decides which part is held out, in a sentence that begins with its size."""
+        size = f"{self.held_out:,} characters"
+        if self.validation:
+            return f"{size}, all of {self.validation.name}"
+        if self.documents == 1:
+            return f"the last {size}"
+        return f"{size}: the last tenth of each long document, one in ten of the short ones"
+
+    @property
+    def key(self) -> str:
+        """What decides the content of all parts, as one word."""
+        split = f"{self.sha256} {self.split.least} {self.split.last} {self.validation and self.validation.key}"
+        return digest(split.encode(), self.split.begins.tobytes())
+
+    def chunks(self, part: str = "all", characters: int = PIECE) -> Iterator[str | None]:
+        """The text of a part in non-empty pieces of at most `characters`, None after each document; constant memory.
+
+        The parts are "all", "train" and "held_out". Raises ChangedTextError at the end where the text is another one
+        now, and TinyLMError where it cannot be read any more.
+        """
+        whole = self._whole(characters)
+        if self.validation and part == "held_out":
+            yield from self.validation.chunks("all", characters)
+        elif self.validation or part == "all":
+            yield from whole
+        else:
+            yield from self.split.part(whole, part == "held_out")
+
+    def _whole(self, characters: int) -> Iterator[str | None]:
+        found = _Hash()
+        for piece in _pieces(self.sources, self.reading, Seen(), characters):
+            found.add(piece)
+            yield piece
+        if found.sha256() != self.sha256:
+            raise ChangedTextError(f"{self.name}: changed while it was read; try again when it is at rest")
 
     def text(self) -> str:
-        """The whole text as one string."""
-        return "".join(self.chunks())
+        """The whole text as one string, END between two documents."""
+        found = [END if piece is None else piece for piece in self.chunks()]
+        return "".join(found[:-1])
 
     def first_words(self) -> str:
         """What the text begins with, as a prompt for examples; "" where nothing will do."""
-        return first_words(next(self.chunks(4096), ""))
+        return first_words(next(self.chunks(characters=4096)) or "")
 
 
-def open_corpus(data: Sequence[str]) -> Corpus:
-    """Read every item of `data` once and describe the text they make together.
+def open_corpus(
+    data: Sequence[str], reading: Reading = UTF_8, val_data: Sequence[str] = (), watch: WatchStages = unwatched
+) -> Corpus:
+    """Read every item of `data` once and describe the text they make together; all of `val_data` is held out, if given.
 
-    An item is the name of a corpus, a file, a folder (every *.txt and *.md below it in sorted order, without
-    names that begin with a dot), a .gz file, or "-" for standard input, which can be given once. The name of
-    a corpus wins over a file of that very name: `./tinyshakespeare` and `tinyshakespeare.txt` are files.
+    An item is the name of a corpus, a file, a folder (every *.txt, *.md, *.jsonl and *.parquet below it, packed by gzip
+    or not, in sorted order, but for names that begin with a dot and folders with a model in them), an http or https
+    address, or "-" for standard input, which can be given once. The name of a corpus wins over a file of that very
+    name: `./tinyshakespeare` and `tinyshakespeare.txt` are files. `watch` is told of bytes.
 
-    Raises TinyLMError where there is no such thing, where it cannot be read or is not UTF-8 (with the byte
-    offset), and where there is no text at all.
+    Raises TinyLMError where there is no such thing, where it cannot be read or is no text in the encoding (with the
+    byte offset), and where there is no text at all.
     """
-    if list(data).count("-") > 1:
+    if "-" in data and "-" in val_data:
         raise TinyLMError("-: standard input can be read only once. Give - once.")
-    sources = tuple(path for item in data for path in _files(item))
-    return _scanned(", ".join("stdin" if item == "-" else item for item in data), sources)
+    corpus = _opened(data, reading, watch)
+    if not val_data:
+        return corpus
+    validation = _opened(val_data, reading, watch)
+    if type(validation) is not type(corpus):
+        raise TinyLMError(f"{corpus.name}, {validation.name}: one holds pairs, the other text; hold out the same kind")
+    return dataclasses.replace(
+        corpus,
+        alphabet="".join(sorted({*corpus.alphabet, *validation.alphabet})),
+        held_out=validation.characters,
+        validation=validation,
+        notes=corpus.notes + validation.notes,
+    )
 
 
 def open_named(name: str) -> Corpus:
     """The corpus called `name`, which is fetched if it is not kept yet; raises TinyLMError where that fails."""
-    if name not in NAMED:
-        raise TinyLMError(_unknown(name))
-    return _scanned(name, (fetch(name),))
+    return _scanned(name, [named_source(name)], UTF_8, [], unwatched)
 
 
-# Files
+def _opened(data: Sequence[str], reading: Reading, watch: WatchStages) -> Corpus:
+    sources, notes = sources_of(data)
+    name = ", ".join("stdin" if item == "-" else item for item in data)
+    from mlx_tinylm.text import pairs  # which are a corpus, too
+
+    paths = [source.path for source in sources]
+    if pairs.holds_pairs(paths, reading):
+        found = pairs.scanned_pairs(name, paths, reading, notes, watch)
+        return dataclasses.replace(found, piped=tuple(source.path for source in sources if source.piped))
+    return _scanned(name, sources, reading, notes, watch)
 
 
-def _files(item: str) -> list[Path]:
-    if item in NAMED:
-        return [fetch(item)]
-    if item == "-":
-        if sys.stdin is None:
-            raise TinyLMError("-: standard input is closed. Pipe text into it, or name a file.")
-        return [_spooled(sys.stdin.buffer, "stdin")]
-    path = Path(item)
-    try:
-        mode = os.stat(item).st_mode
-        if stat.S_ISDIR(mode):
-            found = sorted(_texts(path), key=lambda file: file.relative_to(path).as_posix())
-            if not found:
-                raise TinyLMError(f"{path}: no *.txt or *.md file in this folder. Name the files themselves.")
-            return found
-        if stat.S_ISREG(mode):
-            return [path]
-        with path.open("rb") as stream:  # a pipe or a device, which can be read only once
-            return [_spooled(stream, path.name)]
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        raise TinyLMError(_unknown(item)) from None
-    except OSError as error:
-        raise TinyLMError(_unreadable(error.filename or path, error)) from error
-
-
-def _texts(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
-    status = folder.stat()
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        raise TinyLMError(f"{folder}: this link leads back to a folder above it. Remove it, or name the files.")
-    for entry in folder.iterdir():
-        if entry.name.startswith("."):  # .git, .venv, and the "._x.txt" that macOS leaves on foreign disks
-            continue
-        if entry.is_dir():
-            yield from _texts(entry, above | {here})
-        elif entry.suffix.lower() in SUFFIXES:
-            yield entry
-
-
-def _spooled(stream: IO[bytes], name: str) -> Path:
-    folder = tempfile.mkdtemp(prefix="mlx-tinylm-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    path = Path(folder, name)
-    try:
-        with path.open("wb") as file:
-            shutil.copyfileobj(stream, file, PIECE)
-    except OSError as error:
-        raise TinyLMError(f"{name}: cannot be copied to {path}: {error.strerror or error}") from error
-    return path
-
-
-# Text
-
-
-def _scanned(name: str, sources: tuple[Path, ...]) -> Corpus:
-    import numpy as np  # not at the top: naming a corpus and asking for help must not wait for it
-
-    seen = np.zeros(sys.maxunicode + 1, dtype=np.bool_)
-    ascii_seen = b""
-    digest, size, characters = hashlib.sha256(), 0, 0
-    for piece in _pieces(sources, PIECE):
-        encoded = piece.encode()
-        digest.update(encoded)
-        size += len(encoded)
-        characters += len(piece)
-        if len(encoded) == len(piece):  # ASCII: what is left after deleting what was seen before is new
-            ascii_seen = bytes(sorted({*ascii_seen, *encoded.translate(None, ascii_seen)}))
-            continue
-        codes = np.frombuffer(piece.encode("utf-32-le"), dtype="<u4")
-        # Looking before marking, as there is seldom a new one; "clip" spares a check of the range.
-        if not seen.take(codes, mode="clip").all():
-            seen[codes] = True
-    if not characters:
+def _scanned(name: str, sources: list[Source], reading: Reading, notes: list[str], watch: WatchStages) -> Corpus:
+    found, letters, split = _Hash(), Alphabet(), Splitter()
+    translated, size = [], 0
+    before, total = 0, sum(_size(source.path) for source in sources)
+    groups = [sources] if reading.as_one else [[source] for source in sources]
+    for group in groups:
+        seen = Seen()
+        for piece in _pieces([source.path for source in group], reading, seen):
+            found.add(piece)
+            if piece is None:
+                split.add(size, group[0].held_out)
+                size = 0
+            else:
+                letters.add(piece)
+                size += len(piece)
+            watch(READING, min(before + seen.place, total), total)
+        before += sum(_size(source.path) for source in group)
+        translated += [group[0].path] if seen.returns else []
+    watch(READING, total, total)
+    if not found.characters:
         raise TinyLMError(f"{name or 'no data'}: there is no text in it. Name a file with text.")
-    seen[list(ascii_seen)] = True
-    alphabet = "".join(map(chr, np.flatnonzero(seen).tolist()))
-    return Corpus(name, sources, digest.hexdigest(), size, characters, alphabet)
+    if translated:
+        more = and_more(len(translated) - 1, "file")
+        notes = [*notes, f"{translated[0]}{more}: CRLF became LF at the ends of lines; --raw keeps every byte"]
+    return Corpus(
+        name=name,
+        sources=tuple(source.path for source in sources),
+        reading=reading,
+        sha256=found.sha256(),
+        bytes=found.bytes,
+        characters=found.characters,
+        alphabet=letters.sorted(),
+        documents=split.documents,
+        split=split.split(),
+        held_out=split.held_out,
+        notes=tuple(notes),
+        piped=tuple(source.path for source in sources if source.piped),
+    )
 
 
-def _pieces(sources: Sequence[Path], size: int) -> Iterator[str]:
-    """The decoded text; a piece comes from at most `size` bytes, so it has no more characters than that."""
-    last = "\n"  # so that no newline goes before the first file
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # reading it will say why
+        return 0
+
+
+def _pieces(sources: Sequence[Path], reading: Reading, seen: Seen, size: int = PIECE) -> Iterator[str | None]:
+    """The text of files one after the other, as documents or, where they are read as one, as a single one."""
+    if not reading.as_one:
+        for source in sources:
+            yield from pieces(source, reading, seen, size)
+        return
+    last = "\n"
     for source in sources:
         between = "" if last.endswith("\n") else "\n"
-        decoder = codecs.getincrementaldecoder("utf-8")()
-        offset = 0
-        for block in _blocks(source, size):
-            held = len(decoder.getstate()[0])  # bytes of a character that began in the block before
-            try:
-                piece = decoder.decode(block, final=not block)
-            except UnicodeDecodeError as error:
-                unpacked = " of the unpacked text" if source.suffix.lower() == ".gz" else ""
-                raise TinyLMError(
-                    f"{source}: not UTF-8 at byte {offset - held + error.start}{unpacked}. "
-                    "Convert the file to UTF-8, or leave it out."
-                ) from None
-            offset += len(block)
+        for piece in pieces(source, reading, seen, size):
             if piece:
-                if between:
-                    yield between
-                    between = ""
-                yield piece
-                last = piece[-1]
+                yield from (between, piece) if between else (piece,)
+                between, last = "", piece
+    yield None
 
 
-def _blocks(source: Path, size: int) -> Iterator[bytes]:
-    """The unpacked bytes of a file in blocks of at most `size`, and an empty one at its end."""
-    if size < 1:
-        raise ValueError(f"a piece of {size} characters")
-    zipped = source.suffix.lower() == ".gz"
-    try:
-        with gzip.open(source, "rb") if zipped else source.open("rb") as stream:
-            while block := stream.read(size):
-                yield block
-        yield b""
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise TinyLMError(f"{source}: broken gzip file ({error}). Fetch or pack it again.") from error
-    except OSError as error:
-        raise TinyLMError(_unreadable(source, error)) from error
+class _Hash:
+    """The SHA-256 of a text, END between two documents, and its size without END."""
 
+    def __init__(self) -> None:
+        self.characters = self.bytes = 0
+        self._found = hashlib.sha256()
+        self._between = False
 
-# Messages
+    def add(self, piece: str | None) -> None:
+        if piece is None:
+            self._between = True
+            return
+        if self._between:
+            self._found.update(END.encode())
+            self._between = False
+        encoded = piece.encode()
+        self._found.update(encoded)
+        self.characters += len(piece)
+        self.bytes += len(encoded)
 
-
-def _unknown(name: str) -> str:
-    close = difflib.get_close_matches(name.lower(), NAMED)
-    hint = (
-        f"Did you mean {close[0]}?" if close else f"Give a path, - for standard input, or one of: {', '.join(NAMED)}."
-    )
-    return f"{name!r}: no corpus, file or folder of this name. {hint}"
-
-
-def _unreadable(path: object, error: OSError) -> str:
-    return f"{path}: cannot be read: {error.strerror or error}. Check the path and its permissions."
+    def sha256(self) -> str:
+        return self._found.hexdigest()

@@ -16,9 +16,9 @@ def first_words(text: str) -> str:
     quotes; "" where there are no such words.
     """
     for line in text.lstrip("\ufeff").splitlines():
-        words = itertools.dropwhile(lambda word: not _plain(word) or not word[0].isalnum(), line.split())
+        words = itertools.dropwhile(lambda word: not means_itself(word) or not word[0].isalnum(), line.split())
         found = ""
-        for word in itertools.takewhile(_plain, words):
+        for word in itertools.takewhile(means_itself, words):
             if len(f"{found} {word}") > LONGEST and found:
                 break
             found = f"{found} {word}".strip()
@@ -27,6 +27,6 @@ def first_words(text: str) -> str:
     return ""
 
 
-def _plain(word: str) -> bool:
-    """Whether a word prints, and means itself in any quotes."""
-    return escaped(word) == word and not set(word) & set("\"'`\\$!*_<>|")
+def means_itself(words: str) -> bool:
+    """Whether words print, and mean themselves in any quotes."""
+    return escaped(words) == words and not set(words) & set("\"'`\\$!*_<>|")

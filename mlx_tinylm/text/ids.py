@@ -1,11 +1,11 @@
-"""A corpus as ids: encoded once and kept on disk, and what is held out for validation.
+"""A text as ids: encoded once and kept on disk, in two parts, one to train on and one held out for validation.
 
 Shapes: N ids.
 """
 
 from __future__ import annotations
 
-import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,15 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.files import CACHE, DAY, cache_dir, make_folder, remove_leftovers, write_atomically
-from mlx_tinylm.integrity import CHECKSUM, digest, ends_in_checksum, with_checksum
+from mlx_tinylm.integrity import digest
 from mlx_tinylm.text import ids_cache
 from mlx_tinylm.text.corpus import PIECE, Corpus
+from mlx_tinylm.text.cutting import cut
 from mlx_tinylm.text.tokenizer import Tokenizer, quoted
+from mlx_tinylm.watch import Watch, unwatched
 
 Ids = npt.NDArray[Any]  # uint16, or uint32 where the vocabulary needs it
-HELD_OUT = 0.1  # of a corpus, at its end
-LONGEST = 2**31 - 1  # ids: the offsets of windows are int32
+FORMAT = 2  # of the files, and of the places where text is cut before it is encoded
+SIZES = np.dtype("<i8")  # of the two numbers behind the ids: see EncodedText
 
 
 class UnknownCharactersError(TinyLMError):
@@ -33,81 +34,130 @@ class UnknownCharactersError(TinyLMError):
         self.characters = characters
 
 
-class ChangedTextError(TinyLMError):
-    """A text is another one now than it was a moment ago."""
+@dataclass(frozen=True)
+class EncodedText:
+    """The ids of a text (N,), mapped from a file, and the size of what those behind the first stand for."""
+
+    ids: Ids
+    characters: int
+    bytes: int
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The ids of a corpus (N,); the last tenth is held out for validation."""
+    """The ids of a corpus: those to train on (N,), and those held out for validation."""
 
-    ids: Ids
+    train: Ids
+    validation: Ids
+    # The size of the held-out text behind its first id, which nothing predicts.
+    validation_characters: int
+    validation_bytes: int
 
-    @property
-    def train(self) -> Ids:
-        return self.ids[: self._split]
-
-    @property
-    def validation(self) -> Ids:
-        return self.ids[self._split :]
+    def bits_per_byte(self, loss: float) -> float:
+        """A mean loss over the held-out ids, in nats an id, as bits a byte of their text, whatever the tokenizer."""
+        return loss * (len(self.validation) - 1) / self.validation_bytes / math.log(2)
 
     def unseen(self, vocab_size: int) -> tuple[int, ...]:
-        """The ids below `vocab_size` that do not stand in the training split, in their order."""
-        seen = np.zeros(vocab_size, np.bool_)
-        for start in range(0, len(self.train), PIECE):
-            seen[self.train[start : start + PIECE]] = True
-        return tuple(np.flatnonzero(~seen).tolist())
-
-    @property
-    def _split(self) -> int:
-        return int((1 - HELD_OUT) * len(self.ids))
+        """The ids below `vocab_size` that do not stand in the training part, in their order."""
+        return tuple(np.flatnonzero(~seen(self.train, vocab_size)).tolist())
 
 
-def encode(corpus: Corpus, tokenizer: Tokenizer) -> Ids:
-    """All ids of a corpus (N,), mapped from a file in the cache that is written once for each tokenizer.
+def seen(ids: Ids, vocab_size: int) -> npt.NDArray[np.bool_]:
+    """(N,) ids -> (vocab_size,), whether each stands among them; little of them is in memory at once."""
+    found = np.zeros(vocab_size, np.bool_)
+    for start in range(0, len(ids), PIECE):
+        found[ids[start : start + PIECE]] = True
+    return found
 
-    Raises UnknownCharactersError where the tokenizer lacks some of its characters, TinyLMError where it cannot be kept.
+
+def encode(corpus: Corpus, tokenizer: Tokenizer, watch: Watch = unwatched) -> Dataset:
+    """Both parts of a corpus as ids; raises as `encode_part` does."""
+    train = encode_part(corpus, tokenizer, "train", watch)
+    held_out = encode_part(corpus, tokenizer, "held_out", watch)
+    return Dataset(train.ids, held_out.ids, held_out.characters, held_out.bytes)
+
+
+def encode_part(corpus: Corpus, tokenizer: Tokenizer, part: str, watch: Watch = unwatched) -> EncodedText:
+    """The ids of one part of a corpus ("train", "held_out" or "all"), from a file in the cache that is written once.
+
+    Where there are several documents, an end-of-text id follows each. Memory does not grow with the text.
+    `watch` is told of characters.
+    Raises UnknownCharactersError where the tokenizer lacks some of its characters, ChangedTextError where the text is
+    another one now, TinyLMError where it cannot be kept.
     """
     if unknown := tokenizer.unknown_characters(corpus.alphabet):
         raise UnknownCharactersError(corpus.name, unknown)
-    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
-    key = digest(f"{corpus.sha256} {tokenizer.json}".encode())[:32]
-    path = cache_dir() / "ids" / f"{key}.{dtype.name}"
-    # A damaged file would train on other text, or past the end of a table.
-    if not ends_in_checksum(path):
-        try:
-            make_folder(path.parent)
-            remove_leftovers(path.parent, older_than=DAY)
-            write_atomically(path, with_checksum(ids.astype(dtype).tobytes() for ids in _arrays(corpus, tokenizer)))
-        except ChangedTextError:
-            raise
-        except TinyLMError as error:
-            raise TinyLMError(f"{error}. {CACHE} names another folder for it") from None
-    ids_cache.used(path)
-    count = (path.stat().st_size - CHECKSUM) // dtype.itemsize
-    return np.memmap(path, dtype, mode="r", shape=(count,)) if count else np.zeros(0, dtype)
+    dtype = type_of(tokenizer)
+    key = digest(f"{FORMAT} {corpus.key} {part} {tokenizer.json}".encode())[:32]
+    path = ids_cache.kept_file(f"{key}.{dtype.name}", lambda: _content(corpus, tokenizer, part, dtype, watch))
+    content = ids_cache.mapped(path)
+    split = len(content) - 2 * SIZES.itemsize
+    characters, size = content[split:].view(SIZES).tolist()
+    return EncodedText(content[:split].view(dtype), characters, size)
 
 
-def _arrays(corpus: Corpus, tokenizer: Tokenizer) -> Iterator[npt.NDArray[np.int32]]:
-    """The ids in pieces; raises TinyLMError where the text is no longer that which was described."""
-    # A token may span two chunks, so all the text goes in at once, unless each is a character.
-    chunks = corpus.chunks() if tokenizer.alphabet is not None else [corpus.text()]
-    found = hashlib.sha256()
-    for chunk in chunks:
-        found.update(chunk.encode())
-        yield tokenizer.encode_array(chunk)
-    if found.hexdigest() != corpus.sha256:
-        raise ChangedTextError(f"{corpus.name}: changed while it was read; try again when it is at rest")
+def type_of(tokenizer: Tokenizer) -> np.dtype[Any]:
+    """How ids are kept in a file."""
+    return np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
+
+
+def _content(corpus: Corpus, tokenizer: Tokenizer, part: str, dtype: np.dtype[Any], watch: Watch) -> Iterator[bytes]:
+    """The file: the ids, then how many characters and how many bytes those behind the first stand for."""
+    sizes, opening = np.zeros(2, SIZES), ""
+    for texts, ids in _encoded(corpus, tokenizer, part):
+        opening = opening or tokenizer.decode(ids[:1].tolist())
+        sizes += (sum(map(len, texts)), sum(len(text.encode()) for text in texts))
+        yield ids.astype(dtype).tobytes()
+        watch(int(sizes[0]), corpus.characters)
+    watch(corpus.characters, corpus.characters)
+    yield (sizes - (len(opening), len(opening.encode()))).clip(0).tobytes()
+
+
+def _encoded(corpus: Corpus, tokenizer: Tokenizer, part: str) -> Iterator[tuple[list[str], npt.NDArray[np.int32]]]:
+    """Pieces of text, about a mebibyte at once, and the ids of all of them."""
+    pieces = corpus.chunks(part)
+    if tokenizer.alphabet is None:
+        pieces = cut(pieces) if tokenizer.cuts_at_lines else _whole(pieces)
+    end = [tokenizer.eos_id] if corpus.documents > 1 and tokenizer.eos_id is not None else []
+    held: list[str | None] = []
+    size = 0
+    for piece in pieces:
+        held.append(piece)
+        size += len(piece or "") + 1
+        if size > PIECE:
+            yield _joined(held, tokenizer, end)
+            held, size = [], 0
+    if held:
+        yield _joined(held, tokenizer, end)
+
+
+def _joined(pieces: list[str | None], tokenizer: Tokenizer, end: list[int]) -> tuple[list[str], npt.NDArray[np.int32]]:
+    """The texts among the pieces, and their ids, with those of an `end` in the place of each None."""
+    texts = [piece for piece in pieces if piece is not None]
+    found = iter(tokenizer.encode_many(texts))
+    ending = np.array(end, np.int32)
+    return texts, np.concatenate([ending if piece is None else next(found) for piece in pieces])
+
+
+def _whole(pieces: Iterator[str | None]) -> Iterator[str | None]:
+    """Each document in one piece: a token may reach over any other border."""
+    held: list[str] = []
+    for piece in pieces:
+        if piece is None:
+            yield "".join(held)
+            held = []
+            yield None
+        else:
+            held.append(piece)
+    if held:
+        yield "".join(held)
 
 
 def check_length(corpus_name: str, dataset: Dataset, context: int) -> None:
-    """Raise TinyLMError where a corpus is too short for one window of `context` ids plus validation, or too long."""
-    length, train, validation = len(dataset.ids), len(dataset.train), len(dataset.validation)
-    if length > LONGEST:
-        raise TinyLMError(f"{corpus_name}: {length:,} characters; more than {LONGEST:,} cannot be trained on")
+    """Raise TinyLMError where a corpus is too short for one window of `context` ids plus validation."""
+    train, validation = len(dataset.train), len(dataset.validation)
     if train < context + 1 or validation < 2:
-        needed = max(round((context + 2) / (1 - HELD_OUT)) + 1, 20)
         raise TinyLMError(
-            f"{corpus_name}: {length:,} characters leave {train:,} to train on and {validation:,} to "
-            f"validate with; a context of {context} needs about {needed:,}. Add text, or lower --context"
+            f"{corpus_name}: has {train:,} ids to train on and {validation:,} to validate with; a context of {context} "
+            f"needs {context + 1:,} and 2. Add text, or lower --context"
         )

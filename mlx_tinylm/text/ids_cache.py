@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.files import cache_dir
+from mlx_tinylm.files import CACHE, DAY, cache_dir, make_folder, remove_leftovers, write_atomically
+from mlx_tinylm.integrity import CHECKSUM, ends_in_checksum, with_checksum
+from mlx_tinylm.text.corpus import ChangedTextError
 
 LIMIT = "MLX_TINYLM_CACHE_GB"  # the variable that moves the limit
 DEFAULT_GB = 2.0
@@ -30,6 +36,31 @@ def kept() -> Kept:
     folder = cache_dir() / "ids"
     sizes = [size for _, size, _ in _files(folder)]
     return Kept(folder, len(sizes), sum(sizes), _limit())
+
+
+def kept_file(name: str, content: Callable[[], Iterable[bytes]]) -> Path:
+    """The file of this name, filled with `content` and its checksum where it is not there whole.
+
+    Raises TinyLMError where it cannot be kept, ChangedTextError where the content says so: nothing is kept then.
+    """
+    path = cache_dir() / "ids" / name
+    # A damaged file would train on other text, or past the end of a table.
+    if not ends_in_checksum(path):
+        try:
+            make_folder(path.parent)
+            remove_leftovers(path.parent, older_than=DAY)
+            write_atomically(path, with_checksum(content()))
+        except ChangedTextError:
+            raise
+        except TinyLMError as error:
+            raise TinyLMError(f"{error}. {CACHE} names another folder for it") from None
+    used(path)
+    return path
+
+
+def mapped(path: Path) -> npt.NDArray[np.uint8]:
+    """The content of a kept file, read from the disk as it is asked for."""
+    return np.memmap(path, np.uint8, mode="r", shape=(path.stat().st_size - CHECKSUM,))
 
 
 def used(path: Path) -> None:

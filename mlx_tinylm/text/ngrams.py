@@ -5,13 +5,16 @@ Shapes: N ids of the training text, M ids of the held-out text.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mlx_tinylm.text.ids import Ids
+from mlx_tinylm.watch import Watch, unwatched
+
+COUNTED = 2_000_000  # ids at the end of the training text: more take memory and change little
 
 
 def ngram_losses(
@@ -19,15 +22,18 @@ def ngram_losses(
     held_out: Ids,
     vocab_size: int,
     longest: int = 5,
-    watch: Callable[[int, int], None] = lambda done, total: None,
+    watch: Watch = unwatched,
 ) -> list[float]:
-    """Nats a character of the 1-gram to the `longest`-gram model of `train` (N,) on `held_out` (M,).
+    """Nats an id of the 1-gram to the `longest`-gram model of `train` (N,) on `held_out` (M,).
+
+    Of a long training text the last COUNTED ids are counted, and no n-gram that does not fit into 63 bits.
 
     Each backs off to the next shorter one by Witten and Bell's rule (1991, method C): the more different ids have
     followed a history, the more weight the shorter history gets. Every id of `held_out` but the first is predicted.
     `watch` is called before each of them, and at the end, with how many are done and how many there are.
     """
-    targets = len(held_out) - 1
+    train, targets = train[-COUNTED:], len(held_out) - 1
+    longest = min(longest, int(63 / math.log2(max(vocab_size, 2))))
     chance: npt.NDArray[np.float64] = np.full(targets, 1 / vocab_size)
     losses: list[float] = []
     for n in range(1, longest + 1):

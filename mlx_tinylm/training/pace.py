@@ -18,14 +18,15 @@ from pathlib import Path
 from mlx_tinylm.backend.devices import Compute
 from mlx_tinylm.backend.mlx_model import MLXModel
 from mlx_tinylm.checks import check
-from mlx_tinylm.evaluation import evaluate
 from mlx_tinylm.generation import stream_generate
+from mlx_tinylm.mean_loss import evaluate
 from mlx_tinylm.model_folder.config import ModelConfig
 from mlx_tinylm.model_folder.tensor_files import Tensors
 from mlx_tinylm.run_folder import history
 from mlx_tinylm.run_folder.history import spaced
 from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.text.ids import Dataset
+from mlx_tinylm.text.pair_ids import PairDataset
 from mlx_tinylm.text.tokenizer import Tokenizer
 from mlx_tinylm.training import checkpoint
 from mlx_tinylm.training.loop import StoppedError, baselines, run_steps
@@ -65,7 +66,7 @@ def paced(
     config: TrainConfig,
     minutes: float,
     began: float,
-    dataset: Dataset,
+    dataset: Dataset | PairDataset,
     tokenizer: Tokenizer,
     compute: Compute,
     model_config: ModelConfig,
@@ -79,7 +80,10 @@ def paced(
     state = new_state(config, model_config, compute, weights)
     first, step = _steps(state, config, dataset, compute, 60 * minutes * SHARE)
     model = MLXModel(state.model, compute)
-    once = max(0.0, first - step) + _seconds(lambda: baselines(dataset, model_config.vocab_size))
+    once = max(0.0, first - step)
+    if isinstance(dataset, Dataset):
+        texts = dataset
+        once += _seconds(lambda: baselines(texts, model_config.vocab_size))
     pace = Pace(step, once, _validation(model, config, dataset), _sample(model, tokenizer), *_writing(state))
     left = 60 * minutes - (time.perf_counter() - began)
     least = pace.seconds(dataclasses.replace(config, steps=1))
@@ -99,11 +103,11 @@ def paced(
 
 
 def _steps(
-    state: TrainState, config: TrainConfig, dataset: Dataset, compute: Compute, seconds: float
+    state: TrainState, config: TrainConfig, dataset: Dataset | PairDataset, compute: Compute, seconds: float
 ) -> tuple[float, float]:
     """The time of the first step, and the median of some later ones."""
-    step = make_step(state, config, dataset.train, compute)
-    steps = run_steps(step, state, config, len(dataset.train), WARM_UP + MOST, lambda: False)
+    step = make_step(state, config, compute)
+    steps = run_steps(step, state, config, dataset.train, WARM_UP + MOST, lambda: False)
     times = _times(iter(steps), seconds)
     return times[0], statistics.median(times[WARM_UP:])
 
@@ -120,18 +124,21 @@ def _times(events: Iterator[object], seconds: float) -> list[float]:
     return times
 
 
-def _validation(model: MLXModel, config: TrainConfig, dataset: Dataset) -> float:
+def _validation(model: MLXModel, config: TrainConfig, dataset: Dataset | PairDataset) -> float:
     """How long a whole validation takes, from some of its first batches; the last one takes as long, however full."""
     marks: list[tuple[float, int]] = [(time.perf_counter(), 0)]
+    targets = 0
 
-    def watch(done: int, _: int) -> None:
+    def watch(done: int, total: int) -> None:
+        nonlocal targets
         marks.append((time.perf_counter(), done))
+        targets = total
         if len(marks) > WARM_UP + LEAST:
             raise StoppedError
 
     with contextlib.suppress(StoppedError):
         evaluate(model, dataset.validation, config.context, watch=watch)
-    batches = math.ceil((len(dataset.validation) - 1) / marks[1][1])
+    batches = math.ceil(targets / marks[1][1])
     times = [after - before for (before, _), (after, _) in itertools.pairwise(marks)]
     return statistics.median(times[WARM_UP:] or times) * batches
 

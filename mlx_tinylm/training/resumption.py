@@ -22,6 +22,7 @@ from mlx_tinylm.model_folder.tensor_files import write_tensors
 from mlx_tinylm.run_folder import history, metrics
 from mlx_tinylm.run_folder.events import Saved
 from mlx_tinylm.run_folder.folder import CHECKPOINTS
+from mlx_tinylm.run_folder.kept_text import kept_sources
 from mlx_tinylm.run_folder.record import RunRecord
 from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.run_folder.target import undo_interrupted
@@ -30,15 +31,25 @@ from mlx_tinylm.training import checkpoint
 from mlx_tinylm.training.live_run import Run
 from mlx_tinylm.training.optimizer import schedule
 from mlx_tinylm.training.progress import Progress
-from mlx_tinylm.training.source_text import encoded, kept_sources, same_text
+from mlx_tinylm.training.source_text import encoded, same_text
+from mlx_tinylm.training.source_tokenizer import place_of
 from mlx_tinylm.training.state import TrainState, kept_tensors, new_state
+from mlx_tinylm.watch import WatchStages, unwatched
 
 # What does not decide the steps already made.
 FREE = {"steps", "eval_every", "save_every", "sample_every", "history", "patience"}
 
 
 @contextlib.contextmanager
-def resume(compute: Compute, folder: Path, changes: dict[str, Any], data: Sequence[str] | None = None) -> Iterator[Run]:
+def resume(
+    compute: Compute,
+    folder: Path,
+    changes: dict[str, Any],
+    data: Sequence[str] | None = None,
+    *,
+    val_data: Sequence[str] | None = None,
+    watch: WatchStages = unwatched,
+) -> Iterator[Run]:
     """Go on with the run in `folder` from its newest whole checkpoint.
 
     `changes` may hold the number of steps, how often to look and to save, and the patience: what can change without
@@ -48,12 +59,12 @@ def resume(compute: Compute, folder: Path, changes: dict[str, Any], data: Sequen
     restored = undo_interrupted(folder)
     record = RunRecord.read(folder)
     config = _changed(folder, record.settings, changes)
-    corpus = same_text(folder, record, data)
+    corpus = same_text(folder, record, data, val_data, watch)
     with lock(folder):
         for place in (folder, folder / CHECKPOINTS, *checkpoint.saved(folder)):
             remove_leftovers(place)
         tokenizer = Tokenizer.load(folder)
-        dataset = encoded(corpus, tokenizer, config)
+        dataset = encoded(corpus, tokenizer, config, watch=watch)
         state = new_state(config, read_config(folder), compute)
         kept, damaged = checkpoint.load_newest(folder, state)
         checkpoint.check_writable(folder)
@@ -62,8 +73,13 @@ def resume(compute: Compute, folder: Path, changes: dict[str, Any], data: Sequen
         notes = restored + [f"{problem}; going on from step {state.step}" for problem in damaged]
         notes += _jump(record.settings, config, state.step)
         notes += _restore_weights(folder, state, progress)
-        sources = kept_sources(folder, folder, corpus, data) if data else record.data  # it may lie somewhere else now
-        if (found := dataclasses.replace(record, settings=config, data=sources)) != record:
+        sources, val_sources = record.data, record.val_data
+        if data:  # it may lie somewhere else now
+            sources = kept_sources(folder, folder, corpus, data)
+        if val_data:
+            val_sources = kept_sources(folder, folder, corpus.validation, val_data, validation=True)
+        found = dataclasses.replace(record, settings=config, data=sources, val_data=val_sources)
+        if found != record:
             found.write(folder)
         running = Run(
             folder,
@@ -85,6 +101,8 @@ def resume(compute: Compute, folder: Path, changes: dict[str, Any], data: Sequen
 
 def _changed(folder: Path, config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
     """The settings to go on with; raises TinyLMError for those that cannot change."""
+    if "tokenizer" in changes:  # a folder is recorded by its absolute path
+        changes = changes | {"tokenizer": place_of(changes["tokenizer"])}
     for name in changes.keys() - FREE:
         if changes[name] != getattr(config, name):
             option = "--" + name.replace("_", "-")

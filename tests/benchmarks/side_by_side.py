@@ -129,8 +129,8 @@ def ours(name: str, changes: dict[str, Any], folder: str, **_: Any) -> Result:
     config = preset(name, **changes)
     tensors = read_safetensors(Path(folder) / "initial.safetensors")
     state = new_state(config, config.model_config(VOCABULARY, VOCABULARY - 1), compute, tensors)
-    step = make_step(state, config, IDS, compute)
-    steps = run_steps(step, state, config, len(IDS), WARM_UP + STEPS + 1, lambda: False)
+    step = make_step(state, config, compute)
+    steps = run_steps(step, state, config, IDS, WARM_UP + STEPS + 1, lambda: False)
     return per_step(lambda _: next(steps).loss)
 
 

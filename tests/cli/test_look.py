@@ -42,11 +42,13 @@ def test_info_of_a_model(invoke: Invoke) -> None:
     """A summary comes first, then the shape, then a line for each kind of tensor in the order of the model."""
     rows = [line.split(maxsplit=1) for line in invoke("info", "model").stdout.replace("\n\n", "\n").splitlines()]
     names = [row[0] for row in rows]
-    assert names[:7] == ["model", "validation", "steps", "history", "text", "date", "size"]
-    assert names[7:14] == ["family", "layers", "heads", "width", "context", "vocabulary", "parameters"]
-    assert names[14:] == ["tensor", "wte.weight", "wpe.weight", *GPT2_LAYER, "ln_f.weight", "ln_f.bias"]
+    assert names[:7] == ["model", "validation", "bits", "steps", "history", "text", "date"]
+    assert names[7:11] == ["size", "family", "layers", "heads"]
+    assert names[11:16] == ["width", "context", "vocabulary", "tokenizer", "parameters"]
+    assert names[16:] == ["tensor", "wte.weight", "wpe.weight", *GPT2_LAYER, "ln_f.weight", "ln_f.bias"]
     said = dict(rows)
     assert re.fullmatch(r"loss +\d\.\d{4} after step 4", said["validation"])
+    assert re.fullmatch(r"per byte +\d\.\d{4}", said["bits"])
     assert (said["steps"], said["text"].split(", ")[1]) == ("4 of 4, done", "2,000 characters")
     assert re.fullmatch(r"on disk +0\.0 MB of weights, 0\.\d MB in all", said["size"])
     assert said["h.*.attn.c_attn.weight"].split() == ["1", "16x48", "float32", "768"]

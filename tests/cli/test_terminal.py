@@ -44,12 +44,13 @@ def test_preset_table() -> None:
     """The presets stand side by side with all in which they differ, below each other where they do not fit."""
     rows = {line.split()[0]: line.split()[1:] for line in preset_table(80).splitlines()}
     assert rows["tiny"] == ["best", "baby", "seed", "nano"]
+    assert rows["vocab-size"] == ["4096", "4096", "8192", "2048", "1024"]
     assert rows["width"] == ["160", "160", "384", "256", "128"]
     assert rows["learning-rate"] == ["0.003", "0.003", "0.001", "0.0003", "0.003"]
     assert rows["grad-clip"] == ["off", "off", "1.0", "off", "1.0"]
     assert "grad-accumulation-steps" not in rows
     blocks = preset_table(46).split("\n\n\b\n")
-    assert [block.split()[: block.split().index("family")] for block in blocks] == [
+    assert [block.split()[: block.split().index("vocab-size")] for block in blocks] == [
         ["tiny", "best", "baby"],
         ["seed", "nano"],
     ]

@@ -99,7 +99,7 @@ def test_where_the_settings_come_from(invoke: Invoke, made: Path, tmp_path: Path
     """The introduction names the preset, the model whose shape it has, and what was given."""
     run = tmp_path / "run"
     first = invoke("train", *options(PLAIN), "--data", made / "text.txt", "--out", run)
-    assert re.search(r"^settings +preset tiny; --family gpt2; --layers 1", first.stderr, re.M)
+    assert re.search(r"^settings +preset tiny; --tokenizer char; --family gpt2; --layers 1", first.stderr, re.M)
     tuned = invoke(
         *("train", "--init-from", run, "--preset", "nano", "--lr", "0.1", "--steps", "2", "--data", made / "text.txt"),
         *("--out", tmp_path / "tuned"),

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from mlx_tinylm.cli import training_view
-from mlx_tinylm.cli.training_view import Bar, advice, conclusion, introduction, show_training
+from mlx_tinylm.cli.introduction import introduction
+from mlx_tinylm.cli.training_view import Bar, advice, conclusion, show_training
 from mlx_tinylm.run_folder.events import Baselines, Evaluated, Sampled, Saved, Stepped
 from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.text.tokenizer import Tokenizer
@@ -27,24 +28,24 @@ from mlx_tinylm.text.tokenizer import Tokenizer
 SHAPE = {"family": "gpt2", "layers": 1, "heads": 1, "width": 8, "context": 4}
 CONFIG = TrainConfig(**SHAPE, batch_size=5, grad_accumulation_steps=2, steps=10)  # type: ignore[arg-type]
 EVENTS = [
-    Evaluated(0, 4.26, False),
+    Evaluated(0, 4.26, False, 6.1),
     Stepped(1, 4.25, 1.0),
     Stepped(2, 4.0, 1.0),
     Baselines(2, 2.2, (4.0, 3.0, 2.0, 1.5, 1.25), 1000),
-    Evaluated(2, 3.98766, True),
+    Evaluated(2, 3.98766, True, 5.7529),
     Sampled(2, "\n To be\x1b[2J\nor not \n"),
     Saved(2, Path("checkpoints/2")),
     Stepped(3, 3.5, 1.0),
-    Evaluated(3, 2.1, False),
+    Evaluated(3, 2.1, False, 3.0296),
 ]
 SAID = [
     "baselines: guessing 2.200; 1- to 5-gram counters of 1,000 characters 4.000, 3.000, 2.000, 1.500, 1.250",
-    "step 2: validation loss 3.9877 (best so far), no better than guessing",
+    "step 2: validation loss 3.9877, 5.753 bits per byte (best so far), no better than guessing",
     r"  | To be\x1b[2J",
     "  | or not",
-    "step 3: validation loss 2.1000, better than a 2-gram counter",
+    "step 3: validation loss 2.1000, 3.030 bits per byte, better than a 2-gram counter",
 ]
-BEGINNING = "step 0: validation loss 4.2600"
+BEGINNING = "step 0: validation loss 4.2600, 6.100 bits per byte"
 
 
 def run_of(step: int = 10, alphabet: str = "ROME:abc", events: Any = (), words: str = "", **progress: Any) -> Any:

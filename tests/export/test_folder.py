@@ -224,13 +224,13 @@ def test_refused(
 
 
 def test_gguf_refused(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GGUF needs its package and a character model; each message says what to do."""
+    """A GGUF needs its package and a tokenizer that llama.cpp has; each message says what to do."""
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(TinyLMError, match=r"pip install 'mlx-tinylm\[gguf\]'$"):
         export(source, tmp_path / "out", gguf=True)
     monkeypatch.setitem(sys.modules, "gguf", ModuleType("gguf"))
     (source / "tokenizer.json").write_text(Inner(models.WordLevel({"a": 0}, "a")).to_str())
-    with pytest.raises(TinyLMError, match=r"character by character.*leave out --gguf"):
+    with pytest.raises(TinyLMError, match=r"splits text as this one does; leave out --gguf"):
         export(source, tmp_path / "out", gguf=True)
     assert names(tmp_path) == ["source"]
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
 from tiny_models import every_family
 
-from mlx_tinylm.export.gguf import gguf_name, visible_bytes
+from mlx_tinylm.export.gguf import gguf_name
 from mlx_tinylm.model_folder.config import ModelConfig
 from mlx_tinylm.model_folder.layout import tensor_shapes
 
@@ -24,9 +23,3 @@ def test_names(config: ModelConfig) -> None:
     names = {name: gguf_name(config.family, name) for name in tensor_shapes(config)}
     assert len(set(names.values())) == len(names)
     assert NAMES[config.family].items() <= names.items()
-
-
-@pytest.mark.parametrize(("text", "visible"), [("aZ~", "aZ~"), (" \n\x00", "ĠĊĀ"), ("é\xad", "Ã©ÂŃ"), ("😀", "ðŁĺĢ")])
-def test_visible_bytes(text: str, visible: str) -> None:
-    """Bytes are written as GPT-2's vocab.json writes them: a space is Ġ, a newline Ċ."""
-    assert visible_bytes(text) == visible

@@ -41,6 +41,24 @@ def test_a_run(tmp_path: Path) -> None:
     assert "| numbers | float16 |" in body
 
 
+def test_bits_per_byte(tmp_path: Path) -> None:
+    """Where the run recorded its best loss in bits per byte, too, the card has it, for programs as well."""
+    with_run(tmp_path)
+    assert "bits per byte" not in card(tmp_path, GPT2)
+    lines = (
+        (tmp_path / "metrics.jsonl")
+        .read_text()
+        .replace('"val_loss": 1.25', '"val_loss": 1.25, "val_bits_per_byte": 1.75')
+    )
+    (tmp_path / "metrics.jsonl").write_text(lines)
+    text = card(tmp_path, GPT2)
+    assert "| bits per byte | 1.7500 |" in text
+    assert '{"type": "bits_per_byte", "name": "validation loss, bits per byte", "value": 1.75}' in text
+    quantised = card(tmp_path, QUANTISED)
+    assert "| bits per byte | 1.7500, before it was quantised |" in quantised
+    assert "model-index" not in quantised
+
+
 def test_a_text_that_is_free(tmp_path: Path) -> None:
     """Weights made from a text in the public domain alone have this project's license; others name none."""
     with_run(tmp_path)
@@ -60,7 +78,8 @@ LOSSES = Losses("/home/me/book.txt", "the first 8,192 characters of its held-out
 @pytest.mark.parametrize("recorded", [True, False])
 def test_results_of_a_quantised_model(recorded: bool, tmp_path: Path) -> None:
     """What was measured of the quantised weights themselves is their result, with the part of the text it holds for."""
-    training = Training.recorded(with_run(tmp_path)) if recorded else Training(TextRecord("book", "", 9), None, False)
+    alone = Training(TextRecord("book", "", 9), None, None, False)
+    training = Training.recorded(with_run(tmp_path)) if recorded else alone
     source = open_folder(random_folder(tmp_path, QUANTISED))
     text = model_card(source, QUANTISED, training, "book", "float16", losses=LOSSES)
     (line,) = (line for line in text.splitlines() if line.startswith("model-index: "))

@@ -11,10 +11,10 @@ from conftest import random_folder
 from tiny_models import QWEN3
 
 from mlx_tinylm.backend.choose import load
-from mlx_tinylm.evaluation import evaluate
 from mlx_tinylm.inside import measures
 from mlx_tinylm.inside.measures import KINDS, head_scores, lens, named_heads, places, probabilities, surprise
 from mlx_tinylm.inside.trace import trace
+from mlx_tinylm.mean_loss import evaluate
 
 TEXT = "ab\ncabd\nabc"  # a newline is 0, the letters are 1 to 4
 IDS = ["\nabcd".index(character) for character in TEXT]

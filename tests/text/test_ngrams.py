@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from mlx_tinylm.text import ngrams
 from mlx_tinylm.text.ngrams import ngram_losses
 
 
@@ -49,3 +50,13 @@ def test_longer_histories_help_on_english(english: str) -> None:
     losses = ngram_losses(ids[:180_000], ids[180_000:], int(ids.max()) + 1)
     assert losses == sorted(losses, reverse=True)
     assert 1.0 < losses[-1] < losses[0] < math.log(ids.max() + 1)
+
+
+def test_a_large_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """N-grams too long for a number of 64 bits are left out, not counted wrongly, and no more text is than told."""
+    random = np.random.default_rng(0)
+    train, held_out = random.integers(70_000, size=300) // 1000 * 1000, random.integers(70_000, size=40) // 1000 * 1000
+    found = ngram_losses(train, held_out, 70_000)
+    assert found == pytest.approx(slow_losses(train.tolist(), held_out.tolist(), 70_000, 3), rel=1e-12)
+    monkeypatch.setattr(ngrams, "COUNTED", 100)
+    assert ngram_losses(train, held_out, 70_000) == ngram_losses(train[-100:], held_out, 70_000) != found

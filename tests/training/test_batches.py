@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tiny_runs import PLAIN, RICH
 
 from mlx_tinylm.run_folder.settings import TrainConfig
-from mlx_tinylm.training.batches import batch_offsets, dropout_keys, step_offsets
+from mlx_tinylm.training import batches
+from mlx_tinylm.training.batches import batch_offsets, dropout_keys, step_batch
 
 shapes = st.tuples(st.integers(2, 40), st.integers(1, 200), st.integers(1, 7)).map(
     lambda drawn: (drawn[0], drawn[0] + drawn[1], drawn[2])  # context, length, batch size
@@ -25,7 +26,7 @@ def test_batches_are_pure_and_in_range(shape: tuple[int, int, int], seed: int, s
     """The batch of a step depends on its arguments alone, and every window lies in the text."""
     context, length, batch = shape
     offsets = batch_offsets(seed, step, length, batch, context)
-    assert (offsets.dtype, offsets.shape) == (np.int32, (batch,))
+    assert (offsets.dtype, offsets.shape) == (np.int64, (batch,))
     assert offsets.min() >= 0
     assert offsets.max() + context + 1 <= length
     for other in (0, 3, step + 1, 10**6):  # what was asked in between does not matter
@@ -93,8 +94,10 @@ def split(config: TrainConfig, accumulated: int, batch: int) -> TrainConfig:
 def test_accumulation_only_cuts_the_same_windows_and_keys(accumulated: int, batch: int) -> None:
     """However the windows of a step are accumulated, they are the same windows under the same keys."""
     parts, whole = split(RICH, accumulated, batch), split(RICH, 1, 4)
-    assert step_offsets(parts, 5, 500).shape == (accumulated, batch)
-    assert step_offsets(parts, 5, 500).reshape(-1).tolist() == step_offsets(whole, 5, 500).reshape(-1).tolist()
+    text = np.arange(500, dtype=np.uint16)
+    cut, uncut = step_batch(parts, 5, text).windows, step_batch(whole, 5, text).windows
+    assert cut.shape == (accumulated, batch, parts.context + 1)
+    assert cut.reshape(uncut.shape).tolist() == uncut.tolist()
     ours, theirs = dropout_keys(parts, 5), dropout_keys(whole, 5)
     assert ours is not None
     assert theirs is not None
@@ -116,3 +119,27 @@ def test_keys_stay_what_they_are() -> None:
     keys = dropout_keys(dataclasses.replace(RICH, seed=5), 3)
     assert keys is not None
     assert keys[1, 0, 2].tolist() == [2448643350, 4223543774]
+
+
+def test_the_order_of_more_windows_than_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each comes once, in an order that the seed decides and that looks random; no list of them is made."""
+    monkeypatch.setattr(batches, "SHUFFLED", 0)
+    for count in (1, 2, 3, 255, 256, 257, 3000):
+        order = batches.random_order(np.random.default_rng(5), count)
+        places = [order(i) for i in range(count)]
+        assert sorted(places) == list(range(count))
+        assert places == [batches.random_order(np.random.default_rng(5), count)(i) for i in range(count)]
+        if count == 3000:
+            other = batches.random_order(np.random.default_rng(6), count)
+            assert abs(np.corrcoef(places, range(count))[0, 1]) < 0.1
+            assert abs(np.corrcoef(places[:-1], places[1:])[0, 1]) < 0.1
+            assert abs(np.corrcoef(places, [other(i) for i in range(count)])[0, 1]) < 0.1
+
+
+def test_a_text_of_many_gigabytes() -> None:
+    """Windows lie anywhere in a text of 2**40 ids, beyond what 32 bits can count, and are found at once."""
+    offsets = np.array([batch_offsets(0, step, 2**40, 16, 256) for step in range(50)])
+    assert offsets.dtype == np.int64
+    assert len(np.unique(offsets)) == offsets.size
+    assert offsets.min() < 2**36
+    assert 0.9 * 2**40 < offsets.max() <= 2**40 - 257

@@ -20,8 +20,8 @@ from tiny_runs import IDS, PLAIN, RICH, fresh, go_on, losses, metrics, on_stream
 
 from mlx_tinylm.backend.devices import Compute
 from mlx_tinylm.backend.mlx_model import MLXModel
-from mlx_tinylm.evaluation import evaluate
 from mlx_tinylm.generation import generate
+from mlx_tinylm.mean_loss import evaluate
 from mlx_tinylm.models import cpu_ops
 from mlx_tinylm.run_folder.settings import TrainConfig
 from mlx_tinylm.text.tokenizer import Tokenizer

@@ -46,10 +46,10 @@ def test_stopping_finishes_the_step_under_way() -> None:
     """After a request to stop no further step begins, and each step that began is reported."""
     state = fresh(PLAIN)
     stopping: list[int] = []
-    step = make_step(state, PLAIN, IDS, on_streams())
+    step = make_step(state, PLAIN, on_streams())
 
     def events() -> Iterator[Stepped]:
-        for stepped in run_steps(step, state, PLAIN, len(IDS), 100, lambda: bool(stopping)):
+        for stepped in run_steps(step, state, PLAIN, IDS, 100, lambda: bool(stopping)):
             if stepped.step == 2:
                 stopping.append(1)
             yield stepped
@@ -76,11 +76,11 @@ def test_a_run_that_diverges_stops() -> None:
 def test_one_figure_that_is_no_number_is_enough(loss: float, norm: float) -> None:
     """A step whose loss is a number but whose gradient is not is not passed over, nor the other way round."""
 
-    def step(offsets: mx.array, keys: mx.array | None) -> tuple[mx.array, mx.array]:
+    def step(*inputs: mx.array | None) -> tuple[mx.array, mx.array]:
         return mx.array(loss), mx.array(norm)
 
     with pytest.raises(TinyLMError, match=rf"step 1: the loss is {loss:g}, the norm of its gradient {norm:g}$"):
-        list(run_steps(step, fresh(PLAIN), PLAIN, len(IDS), 8, lambda: False))
+        list(run_steps(step, fresh(PLAIN), PLAIN, IDS, 8, lambda: False))
 
 
 def test_validation_is_of_the_kept_weights() -> None:

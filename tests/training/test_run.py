@@ -34,6 +34,7 @@ from mlx_tinylm.generation import generate
 from mlx_tinylm.model_folder.folder import read_config
 from mlx_tinylm.run_folder.record import RunRecord
 from mlx_tinylm.run_folder.settings import TrainConfig
+from mlx_tinylm.text.reading import Reading
 from mlx_tinylm.training import checkpoint, resumption, run
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -219,8 +220,8 @@ def test_force_never_removes_what_the_new_run_is_made_from(tmp_path: Path, text:
     before = stored(book)
     with pytest.raises(TinyLMError, match=r"mybook: the new run is to be made from this, and --force would remove it"):
         train(book, PLAIN, mine, force=True, init_from=book)
-    with pytest.raises(TinyLMError, match=r"metrics\.jsonl: the new run is to be made from this, and --force would"):
-        train(book, PLAIN, book / "metrics.jsonl", force=True)
+    with pytest.raises(TinyLMError, match=r"tokenizer\.json: the new run is to be made from this, and --force would"):
+        train(book, PLAIN, book / "tokenizer.json", force=True)
     assert stored(book) == before
 
 
@@ -385,7 +386,7 @@ def test_any_unicode_trains_and_comes_back(tmp_path: Path) -> None:
     sample = "naïve e\u0301 👩\u200d🚀 שלום مرحبا\r\nline\u2028sep \x00 \x1b[31m tab\t\U0010ffff 漢字\u3000\xa0"
     path = tmp_path / "text.txt"
     path.write_bytes((sample * 12).encode())
-    train(tmp_path / "run", dataclasses.replace(PLAIN, steps=2, sample_every=1), path)
+    train(tmp_path / "run", dataclasses.replace(PLAIN, steps=2, sample_every=1), path, reading=Reading(raw=True))
     model, tokenizer = load(tmp_path / "run")
     assert tokenizer.decode(tokenizer.encode(sample)) == sample
     assert set(generate(model, tokenizer, "\x00\r\n👩", max_tokens=20)) <= set(sample)

@@ -14,7 +14,7 @@ from mlx.utils import tree_flatten
 from tiny_runs import CONFIGS, IDS, PLAIN, RICH, SOAK, fresh, on_streams, trained, weights_of
 
 from mlx_tinylm.run_folder.settings import TrainConfig
-from mlx_tinylm.training.batches import dropout_keys, step_offsets
+from mlx_tinylm.training.batches import dropout_keys, step_batch
 from mlx_tinylm.training.step import make_step, norm_of
 
 every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
@@ -69,8 +69,7 @@ def test_the_norm_is_that_of_the_mean_gradient() -> None:
     """Loss and norm are those of all windows at once, before clipping, as MLX computes them in one piece."""
     config = dataclasses.replace(PLAIN, grad_accumulation_steps=2)
     state = fresh(config)
-    offsets = step_offsets(config, 0, len(IDS)).reshape(-1)
-    windows = mx.array(IDS[offsets[:, None] + np.arange(config.context + 1)].astype(np.int32))
+    windows = mx.array(step_batch(config, 0, IDS).windows.reshape(-1, config.context + 1))
 
     def loss_of(parameters: Any) -> mx.array:
         state.model.update(parameters)
@@ -128,12 +127,12 @@ def test_compiled_steps_equal_plain_ones(name: str) -> None:
 def test_dropout_follows_its_keys(config: TrainConfig) -> None:
     """The same windows under the keys of other steps or another seed are masked otherwise, and under the same alike."""
     config = dataclasses.replace(config, dropout=0.5, learning_rate=1e-30, muon_learning_rate=1e-30, ema=None)
-    step = make_step(fresh(config), config, IDS, on_streams())
-    offsets = mx.array(step_offsets(config, 0, len(IDS)))
+    step = make_step(fresh(config), config, on_streams())
+    windows = mx.array(step_batch(config, 0, IDS).windows)
 
     def loss(number: int, seed: int = 0) -> float:
         keys = dropout_keys(dataclasses.replace(config, seed=seed), number)
-        return float(step(offsets, mx.array(keys))[0].item())
+        return float(step(windows, None, mx.array(keys))[0].item())
 
     first, *others, again = [loss(0), loss(1), loss(2), loss(0, seed=1), loss(0)]
     assert first == again
@@ -149,3 +148,27 @@ def test_windows_of_a_batch_have_masks_of_their_own() -> None:
     apart, alike = model(windows, dropout_keys=keys), model(windows, dropout_keys=mx.stack([keys[0], keys[0]]))
     assert not np.allclose(apart[0], apart[1])
     np.testing.assert_allclose(np.array(alike[0]), np.array(alike[1]), atol=1e-6)
+
+
+@every_config
+def test_weights_decide_what_counts(config: TrainConfig) -> None:
+    """The loss and gradient of weighted targets are the sums done by hand, however batches and streams part them."""
+    config = dataclasses.replace(config, dropout=0.0, grad_clip=None, grad_accumulation_steps=2, batch_size=3, ema=None)
+    windows = step_batch(config, 0, IDS).windows
+    weights = np.random.default_rng(0).random(windows[..., 1:].shape).astype(np.float32)
+    weights[0, 0], weights[1, 2, 3:] = 0, 0
+    weights /= weights.sum()
+    state = fresh(config)
+    ids, counts = mx.array(windows.reshape(6, -1)), mx.array(weights.reshape(6, -1))
+
+    def loss_of(parameters: Any) -> mx.array:
+        state.model.update(parameters)
+        logits = state.model(ids[:, :-1])
+        chosen = mx.take_along_axis(logits, ids[:, 1:, None], axis=-1)[..., 0]
+        return ((mx.logsumexp(logits, axis=-1) - chosen) * counts).sum()
+
+    loss, gradient = mx.value_and_grad(loss_of)(state.model.trainable_parameters())
+    for streams in (1, 2):
+        step = make_step(fresh(config), config, on_streams(streams))
+        found, norm = step(mx.array(windows), mx.array(weights), None)
+        assert (found.item(), norm.item()) == pytest.approx((loss.item(), norm_of(gradient).item()), rel=1e-4)
