@@ -57,6 +57,7 @@ def test_a_saved_page_shows_what_the_served_one_shows(watched: Any, saved: Path,
         page.locator(TITLE).wait_for()
         page.keyboard.press(str(number))
         page.wait_for_timeout(1500)
+        page.wait_for_function("!document.querySelector('#view').innerText.includes('snapshots are here')")
         texts.append(page.locator("#view").inner_text())
     assert texts[0] == texts[1]
 
