@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1]
 SHOWN = 3  # lines
 # For each view the file, and what its first line begins with.
 FIRST = {
-    "next": ("sampling.py", "cumulative = np.cumsum(probabilities(logits)"),
+    "next": ("sampling.py", "cumulative = np.cumsum(probabilities(logits), "),
     "writing": ("generation.py", "id = sample(_finite("),
     "surprise": ("backend/numpy_model.py", "shifted = logits - logits.max"),
     "layers": ("inside/trace.py", "x = x + parts.bring("),

@@ -104,6 +104,8 @@ class Handler(BaseHTTPRequestHandler):
                 self.answer(HTTPStatus.OK, found, "application/octet-stream")
             elif found is not None:
                 self.answer(HTTPStatus.OK, as_json(found), "application/json")
+        except RefusedError:
+            raise
         except (UnwantedError, ConnectionError, TimeoutError):
             pass  # the client has left, or takes nothing more: its work ends here
         except TinyLMError as error:
@@ -125,8 +127,10 @@ class Handler(BaseHTTPRequestHandler):
                 lines, end = self.server.model.run(lambda _: a_turn(work), self.is_wanted)
                 if lines:
                     self.send_lines(lines)
-                if end is not None:
+                if isinstance(end, StopIteration):
                     return end.value
+                if end is not None:
+                    raise end
             self.send_lines([{"done": "time"}])
 
     @contextlib.contextmanager
@@ -203,14 +207,14 @@ class Handler(BaseHTTPRequestHandler):
         """Nothing is logged."""
 
 
-def a_turn(work: Generator[Line | None, None, Any]) -> tuple[list[Line], StopIteration | None]:
-    """What a long answer says in a moment, and the end, if it came to that."""
+def a_turn(work: Generator[Line | None, None, Any]) -> tuple[list[Line], Exception | None]:
+    """What a long answer says in a moment, and how it ended, if it came to that."""
     lines: list[Line] = []
     until = time.monotonic() + TURN
     while not lines or time.monotonic() < until:
         try:
             line = next(work)
-        except StopIteration as end:
+        except Exception as end:  # StopIteration, or what went wrong: the lines before it count all the same
             return lines, end
         if line is None:  # it has done a part
             break

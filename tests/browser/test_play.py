@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 VIEWS = 8
+TITLE = "#view article:not([hidden]) h2"
 
 
 def tour(page: Any) -> Iterator[int]:
     """Show one view after the other, by its key."""
-    page.locator("#view h2").wait_for()
+    page.locator(TITLE).wait_for()
     for number in range(1, VIEWS + 1):
         page.keyboard.press("Escape")
         page.evaluate("document.activeElement?.blur()")
@@ -26,7 +27,7 @@ def tour(page: Any) -> Iterator[int]:
 def test_the_page_comes_up_and_asks_nobody_else(watched: Any, play: Any) -> None:
     """All eight views open without an error, a breach of the policy, or a request to anybody else."""
     page = watched(play.address)
-    titles = [page.locator("#view h2").first.inner_text() for _ in tour(page)]
+    titles = [page.locator(TITLE).inner_text() for _ in tour(page)]
     assert len(set(titles)) == VIEWS, titles
     assert "shakespeare" in page.locator("#name").inner_text()
 
@@ -42,7 +43,7 @@ def test_the_token_is_in_no_request(watched: Any, play: Any) -> None:
 def test_a_saved_page_opens_from_disk(watched: Any, saved: Path) -> None:
     """All eight views of a page that was saved open from a file, which is all that is ever loaded."""
     page = watched(saved.as_uri())
-    titles = [page.locator("#view h2").first.inner_text() for _ in tour(page)]
+    titles = [page.locator(TITLE).inner_text() for _ in tour(page)]
     assert len(set(titles)) == VIEWS, titles
     assert {url.split("#")[0] for url in page.requests} == {saved.as_uri()}
 
@@ -53,18 +54,19 @@ def test_a_saved_page_shows_what_the_served_one_shows(watched: Any, saved: Path,
     texts = []
     for address in (play_run.address, saved.as_uri()):
         page = watched(address)
-        page.locator("#view h2").wait_for()
+        page.locator(TITLE).wait_for()
         page.keyboard.press(str(number))
         page.wait_for_timeout(1500)
+        page.wait_for_function("!document.querySelector('#view').innerText.includes('snapshots are here')")
         texts.append(page.locator("#view").inner_text())
     assert texts[0] == texts[1]
 
 
 def test_the_first_picture_comes_at_once(watched: Any, play: Any) -> None:
     """From the address to the first bars it takes a moment: 0.3 s where nothing else runs, here ten times that."""
-    watched(play.address).locator("#view h2").wait_for()  # what is read once
+    watched(play.address).locator(TITLE).wait_for()  # what is read once
     begun = time.perf_counter()
     page = watched(play.address)
-    page.locator("#view h2").wait_for()
+    page.locator(TITLE).wait_for()
     page.wait_for_function("document.querySelector('#view').innerText.includes('%')")
     assert time.perf_counter() - begun < 3

@@ -8,6 +8,7 @@ import { remember, remembered } from "./memory.js";
 import { bits, grouped } from "./numbers.js";
 import { promptEditor, surprisePaint } from "./prompt.js";
 import { address, format, parse } from "./state.js";
+import { spoken } from "./text_data.js";
 import { tour } from "./tour.js";
 import { VIEWS } from "./views.js";
 import { namesOf, wordsOf } from "./words.js";
@@ -27,6 +28,7 @@ const app = {
   set,
   tokens,
   length: () => tokens().length,
+  unknown,
   // Goes on with a token after the chosen position; what stood behind it is dropped, and "back" brings it again.
   append(token) {
     const kept = tokens().slice(0, app.state.position + 1).map((one) => one.text).join("");
@@ -46,6 +48,12 @@ let drawing = 0;
 function tokens(text = app.state.prompt) {
   if (app.unit === "token") return cut(Array.from(app.data?.ids ?? [], (id) => [app.model.vocabulary[id], id]));
   return cut(Array.from(text ?? "", (character) => [character, app.ids.get(character)]));
+}
+
+// Why a text cannot be read, in a sentence; "" where it can.
+function unknown(text) {
+  const strange = app.unit === "token" ? [] : [...new Set(text)].filter((character) => !app.ids.has(character));
+  return strange.length ? `The model does not know ${strange.slice(0, 5).map(spoken).join(", ")}: its training text had none. Take ${strange.length > 1 ? "them" : "it"} out.` : "";
 }
 
 function cut(pairs) {
@@ -80,6 +88,11 @@ async function read() {
   const slow = setTimeout(() => { byId("progress").hidden = false; }, 150);
   for (let prompt; prompt !== app.state.prompt;) {
     prompt = app.state.prompt;
+    const wrong = unknown(prompt) || (app.length() > app.model.longest && app.unit === "character" ? `At most ${grouped(app.model.longest)} characters are read at once: take some out. Longer texts have their place under 3, Surprise.` : "");
+    if (wrong) {
+      tell(wrong);
+      continue;
+    }
     try {
       app.data = await app.api.trace({ text: prompt });
       tell("");

@@ -45,8 +45,9 @@ function build(app) {
     clearTimeout(waiting);
     stop.abort();
     own = input.value === "" || input.value === app.state.prompt ? null : input.value;
+    problem.textContent = own === null ? "" : app.unknown(own);
     if (own === null) update(app);
-    else waiting = setTimeout(measure, PAUSE, own);
+    else if (!problem.textContent) waiting = setTimeout(measure, PAUSE, own);
   });
 
   async function measure(wanted) {
@@ -69,8 +70,8 @@ function build(app) {
     const before = (i) => softmax(logits, V, i - 1);
     return {
       ids, nats: surprise, of: V,
-      top: (i) => i && largest(before(i), 3).map((id) => [id, before(i)[id]]),
-      rank: (i) => i ? largest(before(i), V).indexOf(ids[i]) : -1,
+      top: (i) => (i ? largest(before(i), 3).map((id) => [id, before(i)[id]]) : []),
+      rank: (i) => (i ? largest(before(i), V).indexOf(ids[i]) : -1),
     };
   }
 
