@@ -180,7 +180,13 @@ def options(config: TrainConfig) -> list[str]:
     if config.tokenizer != "bpe":  # to which alone it belongs
         del settings["vocab_size"]
     pairs = ((f"--{name.replace('_', '-')}", value) for name, value in settings.items())
-    return [text for name, value in pairs for text in (name, "off" if value is None else str(value))]
+    given: list[str] = []
+    for name, value in pairs:
+        if isinstance(value, bool):  # what is true of text and of pairs alike is the default
+            given += [] if value else [f"--no-{name[2:]}"]
+        else:
+            given += [name, "off" if value is None else str(value)]
+    return given
 
 
 def environment(cache: Path, **more: str) -> dict[str, str]:

@@ -20,7 +20,7 @@ from mlx_tinylm.model_folder.config import ModelConfig
 from mlx_tinylm.model_folder.folder import ModelFolder
 from mlx_tinylm.model_folder.layout import count_parameters
 from mlx_tinylm.model_folder.trained_on import TextRecord
-from mlx_tinylm.run_folder.metrics import best_validation, bits_per_byte
+from mlx_tinylm.run_folder.metrics import best_validation, bits_per_byte, exact_answers
 from mlx_tinylm.run_folder.record import RunRecord
 from mlx_tinylm.run_folder.training_text import trained_on
 from mlx_tinylm.text.named_corpora import NAMED
@@ -38,6 +38,7 @@ class Training:
     best: tuple[int, float] | None  # in nats a token, the lowest validation loss; None where no run is recorded
     bits_per_byte: float | None  # the same in that measure, where it is recorded
     is_free: bool  # to be published: the text is in the public domain, and the weights began as random numbers
+    exact: tuple[int, int] | None = None  # held-out pairs that were answered exactly, and all; None of other text
 
     @classmethod
     def recorded(cls, folder: Path) -> Training | None:
@@ -46,10 +47,11 @@ class Training:
             text, record = trained_on(folder), RunRecord.find(folder)
             best = best_validation(folder, record.first_validation if record else 0)
             bits = bits_per_byte(folder, best[0]) if best else None
+            exact = exact_answers(folder, best[0]) if best else None
         except TinyLMError:
             return None
         began_here = record is None or record.init_from is None
-        return cls(text, best, bits, began_here and text.sha256 in PUBLIC_DOMAIN) if text else None
+        return cls(text, best, bits, began_here and text.sha256 in PUBLIC_DOMAIN, exact) if text else None
 
 
 def sealed_card(text: str, files: Iterable[str]) -> str:
@@ -113,7 +115,7 @@ def _front_matter(
     if measured := _measured(config, training, losses):
         text, what, loss = measured
         metrics = [{"type": "loss", "name": f"{what}, nats", "value": round(loss, 4)}]
-        if characters:
+        if characters and not (training and training.text.pairs):  # the end of a text is no character
             bits = round(loss / math.log(2), 4)
             metrics.append({"type": "bits_per_character", "name": f"{what}, bits per character", "value": bits})
         if training and training.bits_per_byte is not None and not config.quantization:
@@ -153,13 +155,18 @@ def _description(
     ]
     if training:
         text = f"`{_one_line(training.text.name).replace('`', chr(39)).replace('|', '/')}`"  # nothing of it is markup
-        rows.append(("trained on", f"{text}, {training.text.characters:,} characters"))
+        pairs = f"{training.text.pairs:,} pairs, " if training.text.pairs else ""
+        rows.append(("trained on", f"{text}, {pairs}{training.text.characters:,} characters"))
     if training and training.best:
         step, loss = training.best
         before = ", before it was quantised" if packed else ""
         rows.append(("training steps", f"{step:,}"))
-        rows.append(("validation loss", f"{loss:.4f} nats on the last tenth of the text{before}"))
-        if characters:
+        where = "the completions of held-out pairs" if training.text.pairs else "the last tenth of the text"
+        rows.append(("validation loss", f"{loss:.4f} nats on {where}{before}"))
+        if training.exact:
+            exact, asked = training.exact
+            rows.append(("exact answers", f"{exact:,} of {asked:,} held-out pairs{before}"))
+        if characters and not training.text.pairs:
             rows.append(("bits per character", f"{loss / math.log(2):.4f}{before}"))
         if training.bits_per_byte is not None:
             rows.append(("bits per byte", f"{training.bits_per_byte:.4f}{before}"))
@@ -173,7 +180,9 @@ def _description(
     what = "character by character" if characters else "token by token"
     return [
         f"A tiny language model that writes {what}, exported with mlx-tinylm {version}.",
-        "It goes on from a text; it does not answer questions.",
+        "It completes prompts like those that it was trained on, and nothing else."
+        if training and training.text.pairs
+        else "It goes on from a text; it does not answer questions.",
         "",
         "| | |",
         "|---|---|",

@@ -22,10 +22,12 @@ class TextRecord:
     name: str
     sha256: str  # of its UTF-8 bytes
     characters: int
+    pairs: int = 0  # of prompt and completion that it consists of; 0 where it is text
 
     def to_json(self) -> dict[str, Any]:
         """The entry of `config.json`; bytes of the name that are no UTF-8 are escaped, as some readers refuse them."""
-        return {TRAINED_ON: asdict(self) | {"name": escaped(self.name)}}
+        said = asdict(self) | {"name": escaped(self.name)}
+        return {TRAINED_ON: {key: value for key, value in said.items() if key != "pairs" or value}}
 
 
 def recorded_text(folder: Path) -> TextRecord | None:
@@ -40,4 +42,5 @@ def recorded_text(folder: Path) -> TextRecord | None:
     name, sha256, characters = (said.get(key) for key in ("name", "sha256", "characters"))
     if not isinstance(name, str) or not isinstance(sha256, str) or not isinstance(characters, int):
         return None
-    return TextRecord(name, sha256, characters)
+    pairs = said.get("pairs", 0)
+    return TextRecord(name, sha256, characters, pairs if isinstance(pairs, int) else 0)

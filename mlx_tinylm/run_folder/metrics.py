@@ -74,6 +74,19 @@ def bits_per_byte(folder: Path, step: int) -> float | None:
     return found
 
 
+def exact_answers(folder: Path, step: int) -> tuple[int, int] | None:
+    """How many of how many held-out pairs were answered exactly at the validation of `step`; None of other text.
+
+    Raises TinyLMError where there is a file that cannot be read.
+    """
+    found = None
+    for _, metrics in _lines(folder) if (folder / METRICS).exists() else ():
+        exact, pairs = metrics.get("val_exact_answers"), metrics.get("val_pairs")
+        if metrics["step"] == step and isinstance(exact, int) and isinstance(pairs, int):
+            found = exact, pairs
+    return found
+
+
 def lowest(validations: Sequence[tuple[int, float]]) -> tuple[int, float] | None:
     """The first of the lowest losses with its step; None of none."""
     return min(validations, key=lambda validation: validation[1], default=None)

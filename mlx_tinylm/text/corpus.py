@@ -167,7 +167,7 @@ def _scanned(name: str, sources: list[Source], reading: Reading, notes: list[str
     before, total = 0, sum(_size(source.path) for source in sources)
     groups = [sources] if reading.as_one else [[source] for source in sources]
     for group in groups:
-        seen = Seen()
+        seen, place = Seen(), 0
         for piece in _pieces([source.path for source in group], reading, seen):
             found.add(piece)
             if piece is None:
@@ -176,7 +176,9 @@ def _scanned(name: str, sources: list[Source], reading: Reading, notes: list[str
             else:
                 letters.add(piece)
                 size += len(piece)
-            watch(READING, min(before + seen.place, total), total)
+            if seen.place != place:  # documents may be tiny
+                place = seen.place
+                watch(READING, min(before + place, total), total)
         before += sum(_size(source.path) for source in group)
         translated += [group[0].path] if seen.returns else []
     watch(READING, total, total)

@@ -5,6 +5,7 @@ Shapes: N ids of all pairs, B pairs, T time.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterator
@@ -46,7 +47,7 @@ class Pairs:
     @property
     def targets(self) -> int:
         """The ids of all completions, with those that end them."""
-        return len(self.ids) - int(self.rows["prompt"].sum(dtype=np.int64))
+        return int(self.rows["end"][-1]) - int(self.rows["prompt"].sum(dtype=np.int64)) if len(self.rows) else 0
 
     @property
     def characters(self) -> int:
@@ -57,6 +58,10 @@ class Pairs:
     def bytes(self) -> int:
         """The bytes of all completions."""
         return int(self.rows["bytes"].sum(dtype=np.int64))
+
+    def first(self, count: int) -> Pairs:
+        """The first `count` of these pairs, or all."""
+        return dataclasses.replace(self, rows=self.rows[:count])
 
     def windows(
         self, places: npt.NDArray[np.int64], T: int, prompts: bool = False

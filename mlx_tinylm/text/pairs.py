@@ -13,7 +13,7 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from mlx_tinylm.checks import brief
 from mlx_tinylm.errors import TinyLMError
@@ -46,7 +46,16 @@ class PairCorpus(Corpus):
     prompt is trained on.
     """
 
+    unit: ClassVar[str] = "pairs"
     limit: int = TENTH  # a pair is held out whose prompt has a smaller number
+
+    @property
+    def held_out_part(self) -> str:
+        return super().held_out_part if self.validation else "held-out pairs"
+
+    @property
+    def held_out_rule(self) -> str:
+        return super().held_out_rule if self.validation else f"{self.held_out:,} characters: one in ten, by its prompt"
 
     @property
     def key(self) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import codecs
 import gzip
-import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +20,6 @@ from mlx_tinylm.errors import TinyLMError
 
 PIECE = 1 << 20  # characters (when reading: bytes) held in memory at once
 END = "<|endoftext|>"
-END_LINE = re.compile(rf"^{re.escape(END)}\n", re.MULTILINE)
 RECORDS = (".jsonl", ".parquet")
 SUFFIXES = (".txt", ".md", *RECORDS)  # of what is read in a folder, with or without .gz
 MARK = "\ufeff"  # a byte-order mark, decoded
@@ -177,12 +175,14 @@ def _parted(text: Iterator[str]) -> Iterator[str | None]:
         line = joined.rfind("\n") + 1
         held = joined[line:] if (line or not within) and END.startswith(joined[line:]) else ""
         joined = joined[: len(joined) - len(held)]
-        start = 0
-        for end in END_LINE.finditer(joined) if END in joined else ():
-            if end.start() or not within:
-                yield joined[start : end.start()]
+        start, place = 0, joined.find(END)
+        while place >= 0:
+            after = place + len(END)
+            if joined[after : after + 1] == "\n" and (joined[place - 1] == "\n" if place else not within):
+                yield joined[start:place]
                 yield None
-                start = end.end()
+                start = after + 1
+            place = joined.find(END, after)
         yield joined[start:]
         within = not held and (within if not joined else not joined.endswith("\n"))
     yield held if held != END else None

@@ -21,7 +21,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole model, half a run, texts, and folders that are something else."""
     folder = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mlx_tinylm.text.ids.cache_dir", lambda: folder / "ids")
+        patch.setenv("MLX_TINYLM_CACHE", str(folder / "ids"))
         text = write_text(folder / "text.txt")
         train(folder / "model", dataclasses.replace(PLAIN, steps=4), text)
         train_until(folder / "half", PLAIN, text, 1)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from pair_files import numbered, opened, pair, write
 from tiny_runs import PLAIN, command, losses, options, same_run, train
 
 Invoke = Callable[..., Result]
@@ -132,3 +133,139 @@ def test_an_empty_name_is_no_folder(invoke: Invoke) -> None:
         result = invoke("train", option, "", "--force")
         assert result.exit_code == 2
         assert "is empty; give the path of a folder" in result.stderr
+
+
+# Pairs
+
+
+@pytest.fixture
+def letters(made: Path, tmp_path: Path) -> Path:
+    """A model that knows letters, a colon, and no digit."""
+    (tmp_path / "letters.txt").write_text("number one: two\nthree: four\n" * 40)
+    train(tmp_path / "letters", dataclasses.replace(PLAIN, steps=2, context=24), tmp_path / "letters.txt")
+    return tmp_path / "letters"
+
+
+def test_pairs_from_a_model_to_its_export(invoke: Invoke, letters: Path, tmp_path: Path) -> None:
+    """Characters are refused or added; answers are learned, counted, end by themselves, and go on after a resume."""
+    pairs = write(tmp_path / "pairs.jsonl", *[pair(f"number {n}:", "42" if n % 2 else "7") for n in range(40)])
+    given = [*options(dataclasses.replace(PLAIN, steps=60, learning_rate=0.02, eval_every=30, sample_every=60))]
+    run, began = tmp_path / "run", ["train", *given, "--init-from", letters, "--data", pairs]
+    at = given.index("--context")
+    del began[1 + at : 3 + at]
+    refused = invoke(*began, "--out", run)
+    assert refused.exit_code == 1
+    assert re.search(
+        r"has 10 characters that the model in .* does not know: 0123456789\. Remove .* --extend-alphabet, or",
+        refused.stderr,
+    )
+    done = invoke(*began, "--out", run, "--extend-alphabet")
+    assert done.exit_code == 0, done.stderr
+    assert "10 characters are new to the model: '0123456789'" in done.stderr
+    held_out = list(opened(pairs).pairs("held_out"))
+    assert re.search(rf"^text +{pairs}: .*, in 40 pairs of 1 file$", done.stderr, re.M)
+    assert re.search(rf"^step 60: validation loss .*, \d of {len(held_out)} answers exact", done.stderr, re.M)
+    assert f"  | {held_out[0].prompt}" in done.stderr
+    last = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][-1]
+    assert last["val_pairs"] == len(held_out)
+    measured = json.loads(invoke("eval", "--weights", run, "--json").stdout)
+    assert (measured["part"].split(",")[0], measured["pairs"]) == ("held-out pairs", len(held_out))
+    assert measured["loss"] == pytest.approx(last["val_loss"], rel=1e-3)
+    assert measured["exact_answers"] == last["val_exact_answers"]
+    everything = json.loads(
+        invoke(
+            "eval",
+            "--weights",
+            run,
+            "--data",
+            write(tmp_path / "other.jsonl", *[pair(f"number {n}:") for n in (1, 2, 3)]),
+            "--json",
+        ).stdout
+    )
+    assert (everything["part"], everything["pairs"]) == ("all", 3)
+    assert re.search(
+        r"^exact_answers +\d of 3$", invoke("eval", "--weights", run, "--data", tmp_path / "other.jsonl").stdout, re.M
+    )
+    answer = invoke("generate", "--weights", run, "--prompt", "number 1:", "--temperature", "0", "--max-tokens", "50")
+    assert answer.stdout in ("number 1:42\n", "number 1:7\n"), "it ends where an answer ends"
+    assert invoke("train", "--resume", run, "--steps", "64").exit_code == 0
+    assert json.loads((run / "train.json").read_text())["corpus"]["pairs"] == 40
+    exported = invoke("export", run, "--out", tmp_path / "out")
+    assert exported.exit_code == 0, exported.stderr
+    assert "all of its held-out pairs" in exported.stdout + exported.stderr
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert re.search(rf"^\| exact answers \| \d of {len(held_out)} held-out pairs \|$", card, re.M)
+    assert f'--prompt "{held_out[0].prompt}"' in card
+    assert "It completes prompts like those that it was trained on" in card
+
+
+def test_pairs_from_nothing_resume_bit_for_bit(invoke: Invoke, made: Path, tmp_path: Path) -> None:
+    """Pairs need no model to begin with, and a run on them that was interrupted equals one that was not."""
+    pairs = write(tmp_path / "pairs.jsonl", *numbered(40))
+    given = ["train", *options(dataclasses.replace(PLAIN, context=64)), "--data", pairs]
+    assert invoke(*given, "--out", tmp_path / "whole").exit_code == 0
+    assert invoke(*given, "--steps", "4", "--out", tmp_path / "halves").exit_code == 0
+    assert invoke("train", "--resume", tmp_path / "halves", "--steps", "8").exit_code == 0
+    same_run(tmp_path / "halves", tmp_path / "whole")
+    settings = json.loads((tmp_path / "whole" / "train.json").read_text())["settings"]
+    assert settings["context"] == len("number 39=39")  # a window is as long as the longest pair
+    assert json.loads((tmp_path / "whole" / "config.json").read_text())["n_positions"] == 64
+    tokenizer = json.loads((tmp_path / "whole" / "tokenizer_config.json").read_text())
+    assert (tokenizer["eos_token"], tokenizer["pad_token"]) == ("<|endoftext|>", "<|pad|>")
+
+
+def test_prompts_are_learned_if_told(invoke: Invoke, made: Path, tmp_path: Path) -> None:
+    """--no-mask-prompt is recorded and makes another run; of text there is nothing to mask."""
+    pairs = write(tmp_path / "pairs.jsonl", *numbered(40))
+    given = ["train", *options(dataclasses.replace(PLAIN, context=64, steps=2)), "--data", pairs]
+    for name, more in (("masked", []), ("said", ["--mask-prompt"]), ("unmasked", ["--no-mask-prompt"])):
+        result = invoke(*given, *more, "--out", tmp_path / name)
+        assert result.exit_code == 0, result.stderr
+        assert not more or f"; {more[0]}" in result.stderr
+    same_run(tmp_path / "masked", tmp_path / "said")
+    assert losses(tmp_path / "masked") != losses(tmp_path / "unmasked")
+    assert json.loads((tmp_path / "unmasked" / "train.json").read_text())["settings"]["mask_prompt"] is False
+    refused = invoke("train", *options(PLAIN), "--no-mask-prompt", "--data", "text.txt", "--out", tmp_path / "text")
+    assert (refused.exit_code, "text.txt: holds no pairs" in refused.stderr) == (1, True)
+    changed = invoke("train", "--resume", tmp_path / "unmasked", "--mask-prompt", "--steps", "4")
+    assert (changed.exit_code, "cannot change on --resume" in changed.stderr) == (1, True)
+
+
+def test_an_alphabet_is_extended_for_any_text(invoke: Invoke, letters: Path, tmp_path: Path) -> None:
+    """--extend-alphabet is for text, too, where no token that pads is needed; it wants a model to begin with."""
+    (tmp_path / "text.txt").write_text("one 1 two 2 three 3\n" * 40)
+    given = ["train", "--preset", "nano", "--steps", "2", "--context", "16", "--data", tmp_path / "text.txt"]
+    done = invoke(*given, "--init-from", letters, "--extend-alphabet", "--out", tmp_path / "run")
+    assert done.exit_code == 0, done.stderr
+    before, after = (json.loads((folder / "config.json").read_text()) for folder in (letters, tmp_path / "run"))
+    assert (after["vocab_size"], after["eos_token_id"]) == (before["vocab_size"] + 3, before["eos_token_id"])
+    refused = invoke(*given, "--extend-alphabet", "--out", tmp_path / "other")
+    assert (refused.exit_code, "--extend-alphabet is for --init-from" in refused.stderr) == (1, True)
+    assert invoke("train", "--resume", tmp_path / "run", "--extend-alphabet").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        (['{"prompt": "a", "completion": "b"}', '{"prompt": "c"}'], "line 2 is a pair without 'completion'"),
+        (['{"prompt": "a", "completion": "b"}'] * 3, "has 0 pairs to train on and 3 to validate with"),
+        ([json.dumps(pair(f"{number}{'a' * 300}")) for number in range(9)], "leave out the long pairs"),
+    ],
+)
+def test_pairs_that_will_not_do(invoke: Invoke, made: Path, tmp_path: Path, lines: list[str], problem: str) -> None:
+    """One line says what is wrong with pairs, and no folder is made."""
+    (tmp_path / "pairs.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    result = invoke("train", "--data", tmp_path / "pairs.jsonl", "--out", tmp_path / "run")
+    assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1), result.stderr
+    assert problem in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_pairs_for_a_time(invoke: Invoke, made: Path, tmp_path: Path) -> None:
+    """--minutes times steps on pairs as on text."""
+    pairs = write(tmp_path / "pairs.jsonl", *numbered(40))
+    few = options(dataclasses.replace(PLAIN, eval_every=10**6, save_every=10**6, context=64))
+    at = few.index("--steps")
+    result = invoke("train", *few[:at], *few[at + 2 :], "--data", pairs, "--out", tmp_path / "run", "--minutes", "0.05")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads((tmp_path / "run" / "train.json").read_text())["settings"]["steps"] > 10

@@ -161,6 +161,15 @@ def test_characters_of_several_documents(tmp_path: Path) -> None:
     check_llama_cpp(out, PROMPT)
 
 
+def test_an_extended_alphabet(tmp_path: Path) -> None:
+    """Characters that a model learned later, behind the end of a text, have our ids in llama.cpp as well."""
+    tokenizer = Tokenizer.from_alphabet(ALPHABET).extended("25жü€語😂", pads=True)
+    config = replace(QWEN3, vocab_size=tokenizer.vocab_size)
+    write_folder(tmp_path, config, tokenizer)
+    write_tensors(tmp_path / "model.safetensors", random_tensors(config))
+    check_llama_cpp(export(tmp_path, tmp_path / "out", gguf=True).folder, "O 25!9ж日 ü😂😀", PROMPT)
+
+
 def test_plain_characters(tmp_path: Path) -> None:
     """It does so for an alphabet whose characters are one byte each, where there is nothing to merge."""
     source = random_folder(tmp_path / "source", replace(GPT2, vocab_size=96, eos_ids=(95,)))

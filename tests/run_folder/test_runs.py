@@ -24,7 +24,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
     text = write_text(folder / "text.txt")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mlx_tinylm.text.ids.cache_dir", lambda: folder / ".ids")
+        patch.setenv("MLX_TINYLM_CACHE", str(folder / ".ids"))
         train(folder / "finished", PLAIN, text)
         train_until(folder / "early", dataclasses.replace(PLAIN, steps=100, eval_every=50), text, 3)
     os.utime(folder / "early" / "metrics.jsonl", (1e9, 1e9))

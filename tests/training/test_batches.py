@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pair_files import numbered, opened, write
 from tiny_runs import PLAIN, RICH
 
 from mlx_tinylm.run_folder.settings import TrainConfig
+from mlx_tinylm.text.pair_ids import encode_part_of_pairs
+from mlx_tinylm.text.tokenizer import Tokenizer
 from mlx_tinylm.training import batches
 from mlx_tinylm.training.batches import batch_offsets, dropout_keys, step_batch
 
@@ -143,3 +147,38 @@ def test_a_text_of_many_gigabytes() -> None:
     assert len(np.unique(offsets)) == offsets.size
     assert offsets.min() < 2**36
     assert 0.9 * 2**40 < offsets.max() <= 2**40 - 257
+
+
+def test_batches_of_pairs(tmp_path: Path, own_cache: Path) -> None:
+    """An epoch visits each pair once, in another order each time; what counts in a step counts the same, 1 in all."""
+    corpus = opened(write(tmp_path / "a.jsonl", *numbered(12)))
+    pairs = encode_part_of_pairs(corpus, Tokenizer.from_alphabet(corpus.alphabet, pads=True), "all")
+    T = pairs.longest - 1
+    config = dataclasses.replace(PLAIN, context=T, batch_size=3, grad_accumulation_steps=2)
+    rows = pairs.windows(np.arange(12), T)[0].tolist()
+    orders = []
+    for epoch in range(3):
+        batches = [step_batch(config, 2 * epoch + i, pairs) for i in range(2)]
+        for batch in batches:
+            assert batch.weights is not None
+            assert (batch.windows.shape, batch.weights.shape) == ((2, 3, T + 1), (2, 3, T))
+            assert batch.windows.dtype == np.int32
+            assert batch.weights.sum() == pytest.approx(1)
+            assert len(set(batch.weights[batch.weights > 0].tolist())) == 1
+        orders.append([rows.index(row) for batch in batches for row in batch.windows.reshape(6, -1).tolist()])
+        assert sorted(orders[-1]) == list(range(12))
+        again = step_batch(config, 2 * epoch, pairs)
+        assert (again.windows == batches[0].windows).all()
+    assert len({tuple(order) for order in orders}) == 3
+
+
+def test_prompts_weigh_nothing_unless_told(tmp_path: Path, own_cache: Path) -> None:
+    """What counts of a pair is its completion and its end, or, unmasked, all but its first id."""
+    corpus = opened(write(tmp_path / "a.jsonl", *numbered(2)))
+    pairs = encode_part_of_pairs(corpus, Tokenizer.from_alphabet(corpus.alphabet, pads=True), "all")
+    for masked, counted in ((True, 2), (False, 10)):
+        config = dataclasses.replace(PLAIN, context=20, batch_size=2, mask_prompt=masked)
+        weights = step_batch(config, 0, pairs).weights
+        assert weights is not None
+        assert np.count_nonzero(weights) == 2 * counted
+        assert not weights[..., 10:].any()

@@ -112,7 +112,7 @@ def halfway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A run that was stopped after about four of its eight steps; copy it to change it."""
     folder = tmp_path_factory.mktemp("halfway")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mlx_tinylm.text.ids.cache_dir", lambda: folder / "cache")
+        patch.setenv("MLX_TINYLM_CACHE", str(folder / "cache"))
         train_until(folder / "run", PLAIN, write_text(folder / "text.txt"), 4)
         yield folder / "run"
 
