@@ -180,7 +180,8 @@ def _scanned(name: str, sources: list[Source], reading: Reading, notes: list[str
                 place = seen.place
                 watch(READING, min(before + place, total), total)
         before += sum(_size(source.path) for source in group)
-        translated += [group[0].path] if seen.returns else []
+        if seen.returns:
+            translated.append(group[0].path.name if group[0].piped else str(group[0].path))
     watch(READING, total, total)
     if not found.characters:
         raise TinyLMError(f"{name or 'no data'}: there is no text in it. Name a file with text.")
