@@ -197,6 +197,8 @@ def test_pairs_from_a_model_to_its_export(invoke: Invoke, letters: Path, tmp_pat
     card = (tmp_path / "out" / "README.md").read_text()
     assert re.search(rf"^\| exact answers \| \d of {len(held_out)} held-out pairs \|$", card, re.M)
     assert f'--prompt "{held_out[0].prompt}"' in card
+    tokenizer = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert (tokenizer["eos_token"], tokenizer["pad_token"]) == ("<|endoftext|>", "<|pad|>")  # an end that is trained
     assert "It completes prompts like those that it was trained on" in card
 
 
