@@ -17,6 +17,7 @@ from mlx_tinylm.checks import brief, check, settings_of
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.sample_config import SampleConfig
 from mlx_tinylm.sampling import sample
+from mlx_tinylm.text.normal_form import in_known_form
 from mlx_tinylm.text.tokenizer import Tokenizer, quoted
 
 
@@ -32,21 +33,22 @@ def stream_generate(
     """
     _check_arguments(model, tokenizer, prompt, config, settings)
     config = dataclasses.replace(config or SampleConfig(), **settings)
-    ids = tokenizer.encode(prompt)
+    ids = tokenizer.encode(in_known_form(prompt, tokenizer))
     if config.top_k is not None and config.top_k > model.config.vocab_size:
         raise TinyLMError(
             f"top_k {config.top_k}: there are {model.config.vocab_size} ids to draw from; leave it out to draw from all"
         )
     if not ids:
         raise TinyLMError("the prompt is empty; give the model something to go on, such as a newline")
-    for text in config.stops:
+    stops = tuple(in_known_form(text, tokenizer) for text in config.stops)
+    for text in stops:
         if unknown := tokenizer.unknown_characters(text):
             raise TinyLMError(
                 f"the stop text {quoted(text)} never comes: the model does not know {quoted(unknown)}; leave it out"
             )
     detokenizer = tokenizer.detokenizer()
     pieces = (detokenizer.add(id) for id in generate_ids(model, ids, config))
-    return until(pieces, config.stops) if config.stops else pieces
+    return until(pieces, stops) if stops else pieces
 
 
 def _check_arguments(

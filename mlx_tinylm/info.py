@@ -184,7 +184,8 @@ class ModelFacts:
         return list(found.values())
 
     def _run_rows(self) -> list[tuple[str, Any]]:
-        text = [("text", f"{self.text.name}, {self.text.characters:,} characters")] if self.text else []
+        pairs = f"{self.text.pairs:,} pairs, " if self.text and self.text.pairs else ""
+        text = [("text", f"{self.text.name}, {pairs}{self.text.characters:,} characters")] if self.text else []
         if self.run is None:
             return text
         if not self.run.whole:

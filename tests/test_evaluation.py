@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import random_folder, random_tensors
+from pair_files import pair, write
 from tiny_models import brute_force
 from tiny_runs import PLAIN, metrics, train
 
@@ -252,3 +253,27 @@ def test_a_recorded_text_that_is_not_here(run: Path) -> None:
             evaluate_text(run, [], "numpy")
         assert "is not here; give a text with --data" in str(error.value)
         assert len(str(error.value)) < 500
+
+
+# Pairs
+
+
+@pytest.mark.parametrize("backend", ["numpy", "mlx"])
+def test_pairs_are_answered(tmp_path: Path, folder: Path, backend: str) -> None:
+    """Of pairs, the loss is that of completions, and exact answers are counted; both are in the JSON and the table."""
+    path = write(tmp_path / "a.jsonl", *[pair(str(n), "b") for n in range(5)])
+    found = evaluate_text(folder, [str(path)], backend)
+    assert (found.part, found.pairs, found.exact_answers) == ("all", 5, 0)
+    assert (found.evaluation.targets, found.evaluation.characters) == (10, 5)
+    assert {"exact_answers": 0, "pairs": 5}.items() <= found.to_json().items()
+    assert ("exact_answers", "0 of 5") in found.rows()
+
+
+def test_pairs_that_cannot_be_measured(tmp_path: Path, folder: Path) -> None:
+    """What is for text is refused of pairs, as is a pair that does not fit into the context."""
+    path = write(tmp_path / "a.jsonl", pair("a" * 5, "b" * 4))
+    with pytest.raises(TinyLMError, match=r"a\.jsonl: the longest pair has 10 ids with its end, more than the 9 of a"):
+        evaluate_text(folder, [str(path)], "numpy")
+    for options in ({"baselines": True}, {"memorised": True}):
+        with pytest.raises(TinyLMError, match="--baselines and --memorised are for text, not for pairs"):
+            evaluate_text(folder, [str(path)], "numpy", **options)

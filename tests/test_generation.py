@@ -229,6 +229,17 @@ def test_numbers_of_numpy() -> None:
 # Text
 
 
+def test_a_prompt_in_another_normal_form() -> None:
+    """An e with an accent behind it is the accented letter that the model knows, in a prompt and where it stops."""
+    tokenizer = Tokenizer.from_alphabet("ab\u00e9")
+    model: Any = Scripted([0, 1, 2, 0])
+    settings: dict[str, Any] = {"max_tokens": 4, "temperature": 0.0}
+    assert "".join(stream_generate(model, tokenizer, "be\u0301", **settings)) == "ab\u00e9a"
+    assert model.calls[0] == [1, 2]
+    model = Scripted([0, 1, 2, 0])
+    assert "".join(stream_generate(model, tokenizer, "a", stop="e\u0301", **settings)) == "ab"
+
+
 def test_stop_is_not_written() -> None:
     """Each character comes by itself, without the prompt; a stop text ends it before, and need not come at all."""
     for stop, text in ((None, "hellothere"), ("lot", "hel"), ("h", ""), ("there", "hello"), ("therex", "hellothere")):

@@ -50,7 +50,7 @@ integrity locks files checks errors watch
 IMPORT_MLX = ("models/", "training/", "backend/mlx_model.py", "backend/lanes.py", "export/quantize.py")
 NO_MLX_AT_ALL = ROOMS[ROOMS.index("numpy_models") :]  # not even inside a function
 IMPORT_CLICK = ("cli/",)
-IMPORT_TQDM = ("cli/", "text/fetching.py")  # the bar of a download
+IMPORT_TQDM = ("cli/", "text/download.py")  # the bar of a download
 FROM_THE_TOP = {"__version__"}  # a constant, in the package by convention
 LONGEST = 250  # lines of a module
 NO_NAMES = {"utils.py", "util.py", "common.py", "helpers.py", "misc.py"}

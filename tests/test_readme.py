@@ -19,6 +19,7 @@ from mlx_tinylm.model_folder.folder import open_folder
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAIRS = ROOT / "tests" / "benchmarks" / "make_pairs.py"  # what makes the files of pairs that the README's reader has
 TEXTS = ("book.txt", "letters.txt", "own.txt")  # what the README's reader has lying about, and a stand-in for a corpus
 # By how they begin: what is not run here, and why.
 NOT_RUN = {
@@ -59,7 +60,8 @@ def small(command: str, number: int) -> str:
         command += f" --steps {2 * number}"  # more than any run before it, so that one can be resumed
         if "--resume" not in given:
             command += " --data own.txt" if "--data" not in given else ""
-            command += " --eval-every 2 --save-every 2" if "--init-from" in given else f" {SMALL}"
+            few = "--batch-size 2 --eval-every 10 --save-every 10 --sample-every off"
+            command += f" {few}" if "--init-from" in given else f" {SMALL}"
     elif "generate" in given:
         command += " --max-tokens 40"
     elif "eval" in given and not {"--weights", "--data"} & set(given):
@@ -81,6 +83,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, subprocess.Compl
     text = 4 * "".join(c for c in (ROOT / "LICENSE").read_text(encoding="utf-8") if c in alphabet)
     for number, name in enumerate(TEXTS):  # none has a character that the first has not
         (folder / name).write_text(text[: 4_000 - 1_000 * number])
+    for kind in ("sums", "reversed"):
+        made = subprocess.run([sys.executable, PAIRS, kind, "40"], capture_output=True, check=True)
+        (folder / f"{kind}.jsonl").write_bytes(made.stdout)
     program = folder / "bin" / "mlx-tinylm"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m mlx_tinylm "$@"\n')

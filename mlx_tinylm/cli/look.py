@@ -22,14 +22,17 @@ if TYPE_CHECKING:
 @click.command(cls=Fitted)
 @click.argument("name", required=False)
 def data(name: str | None) -> None:
-    """List the corpora that have a name and what is kept of texts, or fetch a corpus and say where it lies.
+    """List the corpora that have a name and what is kept of texts, or fetch one and say where it lies.
+
+    NAME is a corpus, or an http(s) address.
 
     \b
     mlx-tinylm data
     mlx-tinylm data tinyshakespeare
+    mlx-tinylm data https://example.org/book.txt
     """
-    from mlx_tinylm.text import ids_cache
-    from mlx_tinylm.text.corpus import open_named
+    from mlx_tinylm.text import fetching, ids_cache
+    from mlx_tinylm.text.corpus import open_corpus, open_named
     from mlx_tinylm.text.named_corpora import NAMED
 
     if name is None:
@@ -40,13 +43,18 @@ def data(name: str | None) -> None:
             f"\n{kept.folder} keeps {kept.texts} texts as ids: {size:,.0f} MB; above {limit:g} GB "
             f"({ids_cache.LIMIT}) the longest unused go"
         )
+        if fetched := fetching.kept():
+            click.echo(f"\n{fetching.folder()} keeps what was fetched from addresses; remove what you do not need:")
+            click.echo(terminal.table((url, f"{each.bytes / 10**6:,.1f} MB") for url, each in fetched))
         return
-    found = open_named(name)
+    found = open_corpus([name]) if fetching.is_address(name) else open_named(name)
     rows = [
         ("file", found.sources[0]),
         ("bytes", f"{found.bytes:,}"),
         ("sha256", found.sha256),
         ("characters", f"{found.characters:,}"),
+        ("documents", f"{found.documents:,}"),
+        ("held out", found.held_out_rule),
         ("alphabet", f"{len(found.alphabet)}: {found.alphabet!r}"),
     ]
     click.echo(terminal.table(rows))

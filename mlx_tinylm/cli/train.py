@@ -109,6 +109,7 @@ def train(
     mlx-tinylm train --data books --tokenizer bpe --vocab-size 4096
     mlx-tinylm train --resume weights/book --steps 2000
     mlx-tinylm train --init-from weights/book --data letters.txt
+    mlx-tinylm train --init-from weights/book --data pairs.jsonl    # prompts and completions
     """
     changes = {name: None if value == "off" else value for name, value in settings.items() if value is not None}
     if resume and (out or init_from or force or preset_name or minutes or extend_alphabet):

@@ -26,7 +26,7 @@ from mlx_tinylm.run_folder.training_text import trained_on
 from mlx_tinylm.text.named_corpora import NAMED
 
 CARD = "README.md"
-PUBLIC_DOMAIN = {NAMED["tinyshakespeare"].sha256}  # of texts
+PUBLIC_DOMAIN = {NAMED[name].sha256 for name in ("tinyshakespeare", "shakespeare")}  # of texts
 SEAL = "<!-- mlx-tinylm export of {}; SHA-256 of that and of the text above: {} -->\n"
 
 
@@ -161,7 +161,7 @@ def _description(
         step, loss = training.best
         before = ", before it was quantised" if packed else ""
         rows.append(("training steps", f"{step:,}"))
-        where = "the completions of held-out pairs" if training.text.pairs else "the last tenth of the text"
+        where = "the completions of held-out pairs" if training.text.pairs else "text held out from training"
         rows.append(("validation loss", f"{loss:.4f} nats on {where}{before}"))
         if training.exact:
             exact, asked = training.exact

@@ -6,7 +6,6 @@ Where they come from is in sources.py, what is text in a file in reading.py, whi
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from mlx_tinylm.text.example import first_words
 from mlx_tinylm.text.reading import END, PIECE, UTF_8, Reading, Seen, pieces
 from mlx_tinylm.text.sources import Source, and_more, named_source, sources_of
 from mlx_tinylm.text.splitting import Split, Splitter
+from mlx_tinylm.text.text_hash import TextHash
 from mlx_tinylm.watch import WatchStages, unwatched
 
 __all__ = ["PIECE", "ChangedTextError", "Corpus", "Reading", "open_corpus", "open_named"]
@@ -97,7 +97,7 @@ class Corpus:
             yield from self.split.part(whole, part == "held_out")
 
     def _whole(self, characters: int) -> Iterator[str | None]:
-        found = _Hash()
+        found = TextHash()
         for piece in _pieces(self.sources, self.reading, Seen(), characters):
             found.add(piece)
             yield piece
@@ -162,7 +162,7 @@ def _opened(data: Sequence[str], reading: Reading, watch: WatchStages) -> Corpus
 
 
 def _scanned(name: str, sources: list[Source], reading: Reading, notes: list[str], watch: WatchStages) -> Corpus:
-    found, letters, split = _Hash(), Alphabet(), Splitter()
+    found, letters, split = TextHash(), Alphabet(), Splitter()
     translated, size = [], 0
     before, total = 0, sum(_size(source.path) for source in sources)
     groups = [sources] if reading.as_one else [[source] for source in sources]
@@ -180,7 +180,8 @@ def _scanned(name: str, sources: list[Source], reading: Reading, notes: list[str
                 place = seen.place
                 watch(READING, min(before + place, total), total)
         before += sum(_size(source.path) for source in group)
-        translated += [group[0].path] if seen.returns else []
+        if seen.returns:
+            translated.append(group[0].path.name if group[0].piped else str(group[0].path))
     watch(READING, total, total)
     if not found.characters:
         raise TinyLMError(f"{name or 'no data'}: there is no text in it. Name a file with text.")
@@ -224,27 +225,3 @@ def _pieces(sources: Sequence[Path], reading: Reading, seen: Seen, size: int = P
                 yield from (between, piece) if between else (piece,)
                 between, last = "", piece
     yield None
-
-
-class _Hash:
-    """The SHA-256 of a text, END between two documents, and its size without END."""
-
-    def __init__(self) -> None:
-        self.characters = self.bytes = 0
-        self._found = hashlib.sha256()
-        self._between = False
-
-    def add(self, piece: str | None) -> None:
-        if piece is None:
-            self._between = True
-            return
-        if self._between:
-            self._found.update(END.encode())
-            self._between = False
-        encoded = piece.encode()
-        self._found.update(encoded)
-        self.characters += len(piece)
-        self.bytes += len(encoded)
-
-    def sha256(self) -> str:
-        return self._found.hexdigest()

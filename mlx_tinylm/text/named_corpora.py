@@ -14,7 +14,8 @@ from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.files import cache_dir, make_folder, write_atomically
 from mlx_tinylm.integrity import digest, sha256_of
 from mlx_tinylm.text import fetching, shakespeare, tinyshakespeare
-from mlx_tinylm.text.fetching import FetchError, note
+from mlx_tinylm.text.download import FetchError, download
+from mlx_tinylm.text.fetching import note
 
 DEFAULT_CORPUS = "tinyshakespeare"
 
@@ -123,7 +124,7 @@ def _damage(path: Path, named: NamedCorpus) -> str | None:
 
 
 def _download(name: str, path: Path) -> None:
-    fetching.download(str(NAMED[name].url), path, name, NAMED[name].bytes, NAMED[name].sha256)
+    download(str(NAMED[name].url), path, name, NAMED[name].bytes, NAMED[name].sha256)
 
 
 def _rebuild(name: str, path: Path) -> None:

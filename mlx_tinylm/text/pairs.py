@@ -47,6 +47,7 @@ class PairCorpus(Corpus):
     """
 
     unit: ClassVar[str] = "pairs"
+    held_out_pairs: int = 0
     limit: int = TENTH  # a pair is held out whose prompt has a smaller number
 
     @property
@@ -55,7 +56,9 @@ class PairCorpus(Corpus):
 
     @property
     def held_out_rule(self) -> str:
-        return super().held_out_rule if self.validation else f"{self.held_out:,} characters: one in ten, by its prompt"
+        if self.validation:
+            return f"{self.validation.documents:,} pairs, all of {self.validation.name}"
+        return f"{self.held_out_pairs:,} pairs, one in ten by their prompts"
 
     @property
     def key(self) -> str:
@@ -102,7 +105,8 @@ def scanned_pairs(
     """Read all pairs once and describe them; raises TinyLMError naming file and line of the first that is none."""
     found, letters, seen = hashlib.sha256(), Alphabet(), Seen()
     count = characters = size = 0
-    held_out, lowest, of_lowest = 0, 2**64, 0
+    dealt, lowest = [0, 0], 2**64  # pairs that are held out, and their characters
+    least: list[int] = []  # characters of those whose prompt has the lowest number
     before, total = 0, sum(path.stat().st_size for path in paths)
     for path in paths:
         for pair in _pairs([path], reading, seen):
@@ -112,9 +116,12 @@ def scanned_pairs(
             count += 1
             characters += len(text)
             size += len(text.encode())
-            held_out += len(text) if number < TENTH else 0
-            if number <= lowest:
-                lowest, of_lowest = number, len(text) + (of_lowest if number == lowest else 0)
+            if number < TENTH:
+                dealt = [dealt[0] + 1, dealt[1] + len(text)]
+            if number < lowest:
+                lowest, least = number, []
+            if number == lowest:
+                least.append(len(text))
             watch(READING, min(before + seen.place, total), total)
         before += path.stat().st_size
     watch(READING, total, total)
@@ -128,9 +135,10 @@ def scanned_pairs(
         alphabet=letters.sorted(),
         documents=count,
         split=Split(array("q"), 0, None),
-        held_out=held_out or of_lowest,
+        held_out=dealt[1] or sum(least),
+        held_out_pairs=dealt[0] or len(least),
         notes=tuple(notes),
-        limit=TENTH if held_out else lowest + 1,
+        limit=TENTH if dealt[0] else lowest + 1,
     )
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import threading
 from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -25,7 +28,8 @@ def test_data(invoke: Invoke) -> None:
     """The corpora that have a name are listed with what they are."""
     result = invoke("data")
     assert result.exit_code == 0
-    assert re.search(r"^tinyshakespeare  \S", result.stdout, re.M)
+    for name in ("tinyshakespeare", "shakespeare", "tinystories"):
+        assert re.search(rf"^{name} +\S", result.stdout, re.M)
 
 
 def test_info(invoke: Invoke) -> None:
@@ -108,3 +112,21 @@ def test_data_says_what_is_kept(invoke: Invoke, own_cache: Path) -> None:
     assert lines[-1] == (
         f"{own_cache / 'ids'} keeps 1 texts as ids: 10 MB; above 2 GB (MLX_TINYLM_CACHE_GB) the longest unused go"
     )
+
+
+def test_data_at_an_address(invoke: Invoke, own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address is fetched and described as a corpus is; the list says what is kept of addresses."""
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n' * 50)
+    monkeypatch.setenv("no_proxy", "*")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(tmp_path))) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/a.jsonl"
+        shown = invoke("data", url)
+        server.shutdown()
+    rows = dict(re.findall(r"^(\S.*?)  +(.*)$", shown.stdout, re.M))
+    assert (rows["documents"], rows["characters"]) == ("100", "300")
+    assert rows["held out"].startswith("30 characters: ")
+    assert Path(rows["file"]).parent == own_cache / "texts"
+    listed = invoke("data").stdout
+    assert re.search(rf"^{re.escape(url)}  0\.0 MB$", listed, re.M)
+    assert str(own_cache / "texts") in listed

@@ -164,6 +164,7 @@ def test_pairs_from_a_model_to_its_export(invoke: Invoke, letters: Path, tmp_pat
     assert "10 characters are new to the model: '0123456789'" in done.stderr
     held_out = list(opened(pairs).pairs("held_out"))
     assert re.search(rf"^text +{pairs}: .*, in 40 pairs of 1 file$", done.stderr, re.M)
+    assert re.search(rf"^held out +{len(held_out)} pairs, one in ten by their prompts$", done.stderr, re.M)
     assert re.search(rf"^step 60: validation loss .*, \d of {len(held_out)} answers exact", done.stderr, re.M)
     assert f"  | {held_out[0].prompt}" in done.stderr
     last = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][-1]
@@ -196,6 +197,8 @@ def test_pairs_from_a_model_to_its_export(invoke: Invoke, letters: Path, tmp_pat
     card = (tmp_path / "out" / "README.md").read_text()
     assert re.search(rf"^\| exact answers \| \d of {len(held_out)} held-out pairs \|$", card, re.M)
     assert f'--prompt "{held_out[0].prompt}"' in card
+    tokenizer = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert (tokenizer["eos_token"], tokenizer["pad_token"]) == ("<|endoftext|>", "<|pad|>")  # an end that is trained
     assert "It completes prompts like those that it was trained on" in card
 
 

@@ -58,7 +58,15 @@ def run_of(step: int = 10, alphabet: str = "ROME:abc", events: Any = (), words: 
         config=CONFIG,
         folder=Path("my runs/a"),
         notes=("something to know",),
-        corpus=SimpleNamespace(name="book.txt", characters=12_345, alphabet=alphabet, first_words=lambda: words),
+        corpus=SimpleNamespace(
+            name="book.txt",
+            characters=12_345,
+            alphabet=alphabet,
+            documents=1,
+            unit="documents",
+            held_out_rule="the last 1,235 characters",
+            first_words=lambda: words,
+        ),
         tokenizer=Tokenizer.from_alphabet(alphabet),
         state=SimpleNamespace(step=step, model=model),
         compute=SimpleNamespace(device="cpu", compiles=False, blas=SimpleNamespace(source="OpenBLAS 1.2", hint=None)),
@@ -132,6 +140,7 @@ def test_introduction() -> None:
     rows = {
         "model folder": "my runs/a",
         "text": "book.txt: 12,345 characters, 8 different",
+        "held out": "the last 1,235 characters",
         # 9 x 8 + 4 x 8 embedded, 872 in the block, 16 in the last norm
         "model": "gpt2, 1 layers x 8, 992 parameters",
         "training": "10 steps of 10 x 4 characters, muon, on CPU, OpenBLAS 1.2",
@@ -147,14 +156,16 @@ def test_introduction() -> None:
     assert said() == lines
     run.compute.blas.hint = "a faster one can be had"
     run.state.step = 3
-    lines[5][1] = lines[5][1].replace("5", "2")  # those to come, and there are none yet
+    lines[6][1] = lines[6][1].replace("5", "2")  # those to come, and there are none yet
     assert said() == [*lines, ["going on from", "step 3"], ["a faster one can be had"]]
     run.compute.device = "gpu"
-    assert said()[3:] == [
+    assert said()[4:] == [
         ["training", "10 steps of 10 x 4 characters, muon, on GPU"],
-        *lines[4:],
+        *lines[5:],
         ["going on from", "step 3"],
     ]
+    run.corpus.documents, run.corpus.files = 1_234, 5
+    assert said()[1] == ["text", "book.txt: 12,345 characters, 8 different, in 1,234 documents of 5 files"]
 
 
 def test_a_first_step_that_is_compiled(capsys: pytest.CaptureFixture[str]) -> None:

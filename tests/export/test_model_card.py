@@ -37,7 +37,7 @@ def test_a_run(tmp_path: Path) -> None:
     assert model["results"][0]["dataset"]["name"] == 'my "book" | <b> ---'
     assert [metric["value"] for metric in model["results"][0]["metrics"]] == [1.25, 1.8034]
     assert '| trained on | `my "book" / <b> ---`, 12,345 characters |\n| training steps | 20 |' in body
-    assert "| validation loss | 1.2500 nats on the last tenth of the text |" in body
+    assert "| validation loss | 1.2500 nats on text held out from training |" in body
     assert "| numbers | float16 |" in body
 
 
@@ -117,7 +117,7 @@ def test_a_quantised_model(tmp_path: Path) -> None:
     """Where nothing was measured, the card says that its figures are from before, and claims none for itself."""
     with_run(tmp_path)
     text = card(tmp_path, QUANTISED)
-    assert "1.2500 nats on the last tenth of the text, before it was quantised" in text
+    assert "1.2500 nats on text held out from training, before it was quantised" in text
     assert "| numbers | 4 bits in groups of 32, the rest float16 |" in text
     assert f"| parameters | {(13 + 8) * 32 + 2 * (12 * 32**2 + 13 * 32) + 2 * 32:,} |" in text
     assert "model-index" not in text

@@ -15,6 +15,7 @@ from mlx_tinylm.run_folder.metrics import (
     append,
     best_validation,
     bits_per_byte,
+    exact_answers,
     increment,
     losses,
     lowest,
@@ -180,3 +181,11 @@ def test_bits_per_byte(tmp_path: Path) -> None:
     lines = [b'{"step": 1, "val_bits_per_byte": 2.5}', b'{"step": 2, "val_bits_per_byte": 2}', *DAMAGED]
     write(tmp_path, *lines, b'{"step": 3, "val_loss": 1}', b'{"step": 4, "val_bits_per_byte": NaN}')
     assert [bits_per_byte(tmp_path, step) for step in range(1, 6)] == [2.5, 2.0, None, None, None]
+
+
+def test_exact_answers(tmp_path: Path) -> None:
+    """How many held-out pairs were answered, and of how many, is known of validations of pairs."""
+    assert exact_answers(tmp_path, 5) is None
+    write(tmp_path, *DAMAGED, b'{"step": 5, "val_exact_answers": 3, "val_pairs": 9}', b'{"step": 6, "val_loss": 1}')
+    assert exact_answers(tmp_path, 5) == (3, 9)
+    assert exact_answers(tmp_path, 6) is None

@@ -36,10 +36,9 @@ def test_written_and_read(tmp_path: Path, record: RunRecord) -> None:
     """A record comes back as it was written, under the keys that train.json always had, in their order."""
     assert RunRecord.read(tmp_path) == RunRecord.find(tmp_path) == record
     raw = json.loads((tmp_path / "train.json").read_text())
-    assert list(raw) == ["settings", "init_from", "data", "corpus", "files", "versions", "device", "tf32"] + [
-        *("reading", "val_data", "val_corpus", "sha256")
-    ]
-    assert raw["corpus"] == {"name": "plays", "sha256": "5" * 64, "characters": 1234}
+    keys = ["settings", "init_from", "data", "corpus", "files", "versions", "device", "tf32"]
+    assert list(raw) == [*keys, "reading", "val_data", "val_corpus", "sha256"]
+    assert raw["corpus"] == {"name": "plays", "sha256": "5" * 64, "characters": 1234, "pairs": 0}
     assert (raw["settings"], raw["data"]) == (record.settings.to_json(), ["tinyshakespeare", "text.txt"])
 
 

@@ -79,7 +79,7 @@ def test_files_are_documents(tmp_path: Path) -> None:
 
 
 def test_files_that_are_read_as_one(tmp_path: Path) -> None:
-    """As runs of several files once read them: a newline goes between two files where one is missing, and all is kept."""
+    """As runs of several files once read them: all is kept, and a newline goes between two where one is missing."""
     texts = {"a": "one", "b": "", "c": "two\r\n", "d": "three", "e": ""}
     items = [written(tmp_path / name, text) for name, text in texts.items()]
     found = open_corpus(items, Reading(raw=True, as_one=True))
@@ -90,7 +90,7 @@ def test_files_that_are_read_as_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1 << 20])
 def test_marks_and_line_ends(tmp_path: Path, size: int) -> None:
-    """A mark at the start is no text and CRLF becomes LF, which is said once; raw, every byte is kept, on one document."""
+    """A mark at the start is no text and CRLF becomes LF, which is said once; raw, every byte is kept."""
     item = written(tmp_path / "a.txt", RAW)
     found = open_corpus([item, written(tmp_path / "b.txt", RAW)])
     assert joined(found, size=size) == "one\ntwo\r\n\n|three|" * 2
@@ -111,7 +111,7 @@ def test_a_line_parts_documents(tmp_path: Path, size: int) -> None:
 
 
 def test_each_record_is_a_document(tmp_path: Path) -> None:
-    """The field `text` of each line of a .jsonl file, packed or not, is a document; blank lines and empty texts are none."""
+    """The field `text` of each line of a .jsonl file, packed or not, is a document, unless it is empty."""
     lines = [
         json.dumps({"text": text, "id": 1}, ensure_ascii=False)
         for text in ("one\r\n<|endoftext|>\n", "", "zw\u00f6lf \U0001f642")

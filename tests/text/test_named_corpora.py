@@ -15,7 +15,7 @@ import pytest
 
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.files import cache_dir
-from mlx_tinylm.text import corpus, fetching, named_corpora, shakespeare
+from mlx_tinylm.text import corpus, download, named_corpora, shakespeare
 from mlx_tinylm.text.named_corpora import NAMED, NamedCorpus, data_dir, fetch
 
 Answer = Callable[[BaseHTTPRequestHandler], object]
@@ -238,7 +238,7 @@ def test_an_endless_answer_is_not_read_to_its_end(sources: Sources) -> None:
 
 def test_a_silent_server_is_given_up(sources: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that says nothing is waited for no longer than the set patience."""
-    monkeypatch.setattr(fetching, "PATIENCE", 0.2)
+    monkeypatch.setattr(download, "PATIENCE", 0.2)
     given_up = threading.Event()
     sources.answer = lambda handler: given_up.wait(5)
     assert "timed out" in failure()

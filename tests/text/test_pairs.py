@@ -105,6 +105,7 @@ def test_one_pair_in_ten_is_held_out(tmp_path: Path) -> None:
     assert 150 < len(held_out) < 250
     assert sorted([*train, *held_out]) == sorted(corpus.pairs())
     assert corpus.held_out == sum(len(prompt) + len(completion) for prompt, completion in held_out)
+    assert corpus.held_out_rule == f"{len(held_out):,} pairs, one in ten by their prompts"
 
 
 def test_a_prompt_decides(tmp_path: Path) -> None:
@@ -122,10 +123,13 @@ def test_few_pairs_hold_out_one(tmp_path: Path) -> None:
     """Where chance would hold out nothing, one prompt is held out, with all that is wanted of it."""
     for count in range(2, 8):
         records = numbered(count)
-        train, held_out = parts(opened(write(tmp_path / "a.jsonl", *records, *records)))
+        corpus = opened(write(tmp_path / "a.jsonl", *records, *records))
+        train, held_out = parts(corpus)
         assert {each.prompt for each in held_out} < {record["prompt"] for record in records}
         assert held_out
         assert len(train) + len(held_out) == 2 * count
+        assert corpus.held_out_pairs == len(held_out) == 2
+        assert corpus.held_out == sum(len(prompt) + len(completion) for prompt, completion in held_out)
 
 
 def test_other_pairs_held_out(tmp_path: Path) -> None:
@@ -136,6 +140,7 @@ def test_other_pairs_held_out(tmp_path: Path) -> None:
     assert list(corpus.pairs("held_out")) == [("ü", "b"), ("v", "b")]
     assert "ü" in corpus.alphabet
     assert corpus.key != opened(ours).key
+    assert corpus.held_out_rule == f"2 pairs, all of {theirs}"
 
 
 def test_pairs_that_change(tmp_path: Path) -> None:

@@ -277,3 +277,37 @@ def test_two_tokens_with_one_id(tmp_path: Path) -> None:
     model = CHARACTERS["model"] | {"vocab": {"a": 0, "b": 1, "c": 1}}
     with pytest.raises(TinyLMError, match=r"tokenizer\.json: two tokens have the same id$"):
         Tokenizer.load(saved(tmp_path, CHARACTERS | {"model": model}))
+
+
+letters = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+
+
+@settings(max_examples=50, deadline=None)
+@given(letters.filter(len), letters, st.booleans(), st.booleans())
+def test_an_extended_alphabet(old: str, more: str, padded: bool, pads: bool) -> None:
+    """All ids keep their meaning, each new character has one behind them, and so has what pads, if it is wanted."""
+    before = Tokenizer.from_alphabet(old, pads=padded)
+    after = before.extended(more, pads=pads)
+    assert (after.alphabet or "")[: len(before.alphabet or "")] == before.alphabet
+    assert sorted(after.alphabet or "") == sorted({*old, *more})
+    assert (after.encode(old), after.eos_id) == (before.encode(old), before.eos_id)
+    new = sorted({*more} - {*old})
+    assert after.encode("".join(new)) == list(range(before.vocab_size, before.vocab_size + len(new)))
+    added = pads and not padded
+    assert after.vocab_size == before.vocab_size + len(new) + added
+    assert after.pad_id == (after.vocab_size - 1 if added else before.pad_id)
+    text = "".join(character for pair in zip(old, [*more] * len(old), strict=False) for character in pair)
+    ids = after.encode(text)
+    assert after.decode([*ids, after.eos_id or 0]) == text
+    assert after.inner.encode(text).ids == ids
+    assert "".join(map(after.detokenizer().add, ids)) == text
+
+
+def test_subwords_that_pad() -> None:
+    """A tokenizer of subwords, which knows every character, may get a token that pads, behind all others."""
+    before = Tokenizer.from_texts(["a rose is a rose"] * 9, 300)
+    assert before.extended("", pads=True).vocab_size == before.vocab_size
+    inner = before.inner.from_str(before.json.replace("<|pad|>", "<|other|>"))
+    after = Tokenizer(inner).extended("", pads=True)
+    assert (after.vocab_size, after.pad_id) == (before.vocab_size + 1, before.vocab_size)
+    assert after.encode("a rose é") == before.encode("a rose é")

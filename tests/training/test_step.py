@@ -11,9 +11,13 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
-from tiny_runs import CONFIGS, IDS, PLAIN, RICH, SOAK, fresh, on_streams, trained, weights_of
+from pair_files import opened, pair, write
+from tiny_runs import CONFIGS, IDS, PLAIN, RICH, SOAK, fresh, go_on, on_streams, trained, weights_of
 
+from mlx_tinylm.backend.mlx_model import MLXModel
 from mlx_tinylm.run_folder.settings import TrainConfig
+from mlx_tinylm.text.pair_ids import encode_part_of_pairs
+from mlx_tinylm.text.tokenizer import Tokenizer
 from mlx_tinylm.training.batches import dropout_keys, step_batch
 from mlx_tinylm.training.step import make_step, norm_of
 
@@ -172,3 +176,30 @@ def test_weights_decide_what_counts(config: TrainConfig) -> None:
         step = make_step(fresh(config), config, on_streams(streams))
         found, norm = step(mx.array(windows), mx.array(weights), None)
         assert (found.item(), norm.item()) == pytest.approx((loss.item(), norm_of(gradient).item()), rel=1e-4)
+
+
+# Pairs
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_step_learns_completions(family: str, masked: bool, tmp_path: Path, own_cache: Path) -> None:
+    """Its loss is the mean over completions and their ends, each as if it stood alone; unmasked, prompts count as well.
+
+    How they are accumulated and spread, and what pads them, changes nothing.
+    """
+    records = [pair("abc"[: n % 3 + 1] + str(n), "xyz"[: n % 4]) for n in range(6)]
+    corpus = opened(write(tmp_path / "a.jsonl", *records))
+    tokenizer = Tokenizer.from_alphabet(corpus.alphabet, pads=True)
+    pairs = encode_part_of_pairs(corpus, tokenizer, "all")
+    config = dataclasses.replace(PLAIN, family=family, context=pairs.longest - 1, batch_size=3, mask_prompt=masked)
+    config = dataclasses.replace(config, grad_accumulation_steps=2, grad_clip=None)  # a step is all six pairs
+    model, losses = MLXModel(fresh(config).model, on_streams()), []
+    for record in records:
+        ids = np.array([[*tokenizer.encode(record["prompt"] + record["completion"]), tokenizer.eos_id]], np.int32)
+        losses += model.losses(ids[:, :-1], ids[:, 1:])[0, len(record["prompt"]) - 1 if masked else 0 :].tolist()
+    steps = [go_on(fresh(config), config, 1, pairs, on_streams(streams))[0] for streams in (1, 2)]
+    steps += go_on(fresh(config), config, 1, dataclasses.replace(pairs, pad_id=0))
+    for step in steps:
+        assert step.loss == pytest.approx(np.mean(losses), rel=1e-5)
+        assert step.grad_norm == pytest.approx(steps[0].grad_norm, rel=1e-4)
