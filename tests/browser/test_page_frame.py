@@ -235,7 +235,7 @@ def test_the_frame_and_its_views_are_accessible(visit: Open, axe: str, width: in
         page.locator(f"#{view}-title").wait_for()
         if view == "writing":
             page.locator(".view-writing [data-key]").click()
-            page.locator(".view-writing .reading").filter(has_text="Written").wait_for(timeout=60000)
+            page.locator(".view-writing .reading").filter(has_text="Written:").wait_for(timeout=60000)
         page.locator("article:not([hidden]) details.twin summary").first.click()
         assert checked(page, axe) == []
         assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -172,8 +172,8 @@ def test_the_page_writes_what_generate_writes(visit: Open, model: Any) -> None:
     page.wait_for_timeout(200)
     assert len(written(page)) == len(half) + 1
     page.locator("#pace").select_option("0")
-    page.get_by_role("button", name="go on").click()
-    page.locator(".view-writing .reading").filter(has_text="Written: 400").wait_for(timeout=60000)
+    page.get_by_role("button", name="go on", exact=True).click()
+    page.locator(".view-writing .reading").filter(has_text="Written:").wait_for(timeout=60000)
     wanted = stream_generate(*model, PROMPT, SampleConfig(max_tokens=400, temperature=0.6, seed=3))
     assert written(page) == "".join(wanted)
 
@@ -190,7 +190,7 @@ def test_a_written_character_has_alternatives_and_forks(visit: Open) -> None:
     other = choice.locator(".glyph").inner_text().replace("·", " ").replace("⏎", "\n")
     choice.click()
     page.locator(".by-reader").wait_for()
-    page.locator(".view-writing .reading").filter(has_text="Written").wait_for(timeout=60000)
+    page.locator(".view-writing .reading").filter(has_text="Written:").wait_for(timeout=60000)
     assert written(page).startswith(before[:2] + other)
     assert other != before[2]
 
@@ -202,7 +202,7 @@ def test_what_stands_in_the_training_text_is_underlined_with_its_lines(visit: Op
         pytest.skip("needs the training text: mlx-tinylm data tinyshakespeare")
     page = visit("writing", prompt=PROMPT, seed=1, temperature=0.1)
     page.get_by_role("button", name="write", exact=True).click()
-    page.locator(".view-writing .reading").filter(has_text="Written").wait_for(timeout=60000)
+    page.locator(".view-writing .reading").filter(has_text="Written:").wait_for(timeout=60000)
     lines = text.read_text(encoding="utf-8").split("\n")
     spans = page.locator(".view-writing .text-data span")
     known = spans.evaluate_all("(spans) => spans.map((span) => [span.dataset.text, span.classList.contains('known')])")

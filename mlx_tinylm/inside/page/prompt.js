@@ -23,7 +23,7 @@ export function promptEditor(root, app) {
   const legend = make("div", { class: "legend" });
   const edit = button("edit", () => focus(), { "aria-keyshortcuts": "e" });
   root.append(make("label", { htmlFor: "prompt-text", class: "visually-hidden", textContent: "Prompt: what the model reads" }), frame,
-    make("div", { class: "prompt-foot" }, at, legend, edit));
+    make("div", { class: "prompt-foot" }, at, edit, legend));
   let shown = []; // {element, glyph, number, and of the token id, text, start}: the cells
   let title = "";
 
@@ -127,7 +127,7 @@ export function promptEditor(root, app) {
     if (!cell) return;
     const [top, bottom] = [cell.offsetTop, cell.offsetTop + cell.offsetHeight];
     if (top < frame.scrollTop) frame.scrollTop = top;
-    else if (bottom > frame.scrollTop + frame.clientHeight) frame.scrollTop = bottom - frame.clientHeight;
+    else if (bottom > frame.scrollTop + frame.clientHeight) frame.scrollTop = bottom - frame.clientHeight + 8;
   }
 
   return { update, focus, caret };

@@ -16,7 +16,7 @@ export const below = "What is not underlined may still be a near copy, and 20 ch
 
 const TOKENS = 400;
 const TOP = 6; // bits of surprise at which the scale ends
-const PACES = [["as fast as it comes", Infinity], ["30 a second", 30], ["8 a second", 8]];
+const PACES = [["as fast as it comes", 1e6], ["30 a second", 30], ["8 a second", 8]];
 const shown = new Set();
 
 export const render = kept(build);
@@ -34,8 +34,9 @@ function build(app) {
   let prompt = app.state.prompt;
   let at = null; // the item that is looked at; null: the newest
   let stop = null;
-  let due = 0;
-  let owed = 0;
+  let due = 0; // when the last frame was
+  let owed = 0; // characters to show by now
+  let frame = 0;
   const write = button("write", () => toggle(), { "data-key": " ", "aria-keyshortcuts": "Space", class: "first" });
   const one = button("one step", () => step());
   const again = button("start again", () => reset());
@@ -52,9 +53,9 @@ function build(app) {
   const foundHead = make("p", { class: "note" });
   const element = make("div", { class: "view-writing" },
     make("div", { class: "controls" }, write, one, again, use),
-    make("div", { class: "controls" }, make("label", { htmlFor: "writing-seed", textContent: "Seed" }), seed, make("label", { htmlFor: "pace", textContent: "Pace" }), pace), drawn, text.element,
+    make("div", { class: "controls" }, make("span", {}, make("label", { htmlFor: "writing-seed", textContent: "Seed " }), seed), make("span", {}, make("label", { htmlFor: "pace", textContent: "Pace " }), pace)), drawn, text.element,
     make("div", { class: "scales" }, scaleBar({ title: "surprise", ticks: [[0, "0 bits"], [0.5, "3"], [1, "6 or more"]] })), said,
-    make("h3", { textContent: "What else could have come" }), others,
+    make("h3", { textContent: "What else could have come" }), make("p", { class: "note", textContent: "The five likeliest there, by the model itself, before the settings. Choose one to go on with it instead." }), others,
     make("h3", { textContent: "Word for word in the training text" }), foundHead, found,
     tools({ name: "writing", picture: () => domPicture(text.grid),
       table: () => [["place", "character", "probability", "surprise"], items.map((item, i) => [i, glyph(item.text), percent(item.p), bits(-Math.log(item.p))])],
@@ -83,20 +84,24 @@ function build(app) {
   function step() {
     run(false);
     at = null;
-    owed += 1;
+    owed = 1;
     listen();
-    requestAnimationFrame(play);
+    wake();
   }
 
   function run(on) {
     running = on;
+    owed = 0;
     write.textContent = on ? "pause" : items.length && !finished ? "go on" : "write";
-    if (on) {
-      listen();
-      due = performance.now();
-      requestAnimationFrame(play);
-    }
+    if (!on) return;
+    listen();
+    due = performance.now();
+    wake();
   }
+
+  const wake = () => {
+    frame ||= requestAnimationFrame(play);
+  };
 
   // The whole is asked for at once, so that a pause changes nothing of what a seed writes.
   async function listen() {
@@ -114,15 +119,14 @@ function build(app) {
   }
 
   function play(now) {
+    frame = 0;
     if (running) {
-      const each = PACES[pace.value][1];
-      owed = each === Infinity ? Infinity : owed + Math.max(0, now - due) / 1000 * each;
+      owed = queue.length ? owed + Math.max(0, now - due) / 1000 * PACES[pace.value][1] : 0;
       due = now;
     }
     let changed = false;
-    while (queue.length && owed >= 1) {
+    for (; queue.length && owed >= 1; owed -= 1) {
       const line = queue.shift();
-      owed -= 1;
       changed = true;
       if (line.done || line.failed) {
         finished = line.failed ?? { length: `Written: ${grouped(items.length)} ${app.unit}s.`, end: "The end of a text was drawn.", time: "The time for one answer is over." }[line.done];
@@ -130,9 +134,7 @@ function build(app) {
       } else add(line);
     }
     if (changed) draw();
-    if (!running && (owed < 1 || finished)) owed = 0;
-    else if (!finished && (running || owed >= 1)) requestAnimationFrame(play);
-    if (running && owed === Infinity) owed = 0;
+    if (running || owed >= 1) wake();
   }
 
   function add(line) {
