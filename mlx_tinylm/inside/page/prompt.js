@@ -102,12 +102,17 @@ export function promptEditor(root, app) {
       fresh &&= app.data.ids[i] === token.id;
       const value = fresh ? paint?.values[i] : null;
       const rgb = value === null || value === undefined || Number.isNaN(value) ? null : sequential(value);
-      Object.assign(one, token);
-      one.glyph.textContent = glyph(token.text);
-      one.glyph.className = /^\s+$/.test(token.text) ? "white" : "";
-      one.glyph.style.backgroundColor = rgb ? css(rgb) : "";
-      one.glyph.style.color = rgb ? inkOn(rgb) : "";
-      one.number.textContent = token.id ?? "?";
+      const colour = rgb ? css(rgb) : "";
+      if (one.text !== token.text || one.id !== token.id) {
+        one.glyph.textContent = glyph(token.text);
+        one.glyph.className = /^\s+$/.test(token.text) ? "white" : "";
+        one.number.textContent = token.id ?? "?";
+      }
+      if (one.colour !== colour) {
+        one.glyph.style.backgroundColor = colour;
+        one.glyph.style.color = rgb ? inkOn(rgb) : "";
+      }
+      Object.assign(one, token, { colour });
       one.element.classList.toggle("chosen", i === app.state.position);
       one.element.classList.toggle("unknown", token.id === undefined);
     });
