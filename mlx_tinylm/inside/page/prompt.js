@@ -135,5 +135,5 @@ export function promptEditor(root, app) {
     else if (bottom > frame.scrollTop + frame.clientHeight) frame.scrollTop = bottom - frame.clientHeight + 8;
   }
 
-  return { update, focus, caret };
+  return { update, focus, caretPosition: () => (document.activeElement === text ? before(text.selectionStart) : null) };
 }

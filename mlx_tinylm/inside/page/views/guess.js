@@ -135,7 +135,10 @@ function build(app) {
 
   function update(next) {
     app = next;
-    if (!asked) load(app.state.seed);
+    if (asked) return;
+    const { why } = app.model.text;
+    if (!why || app.api.saved) load(app.state.seed);
+    else verdict.textContent = `There is nothing to guess: ${why.slice(why.indexOf(":") + 2)}`;
   }
 
   return { element, update };

@@ -63,6 +63,7 @@ function build(app) {
   const view = { pause: () => run(false) };
   shown.add(view);
 
+  const why = () => app.model.text.why.replace(/^.*?: /, "");
   const whole = () => prompt + items.map((item) => item.text).join("");
   const looked = () => Math.min(at ?? Infinity, items.length - 1);
 
@@ -195,7 +196,7 @@ function build(app) {
   function say(known) {
     const mean = items.reduce((sum, item) => sum - Math.log(item.p), 0) / items.length;
     said.textContent = !items.length ? finished || "Nothing is written yet: Space or “write” begins."
-      : `${finished ? `${finished} ` : ""}Drawn at ${bits(mean)} a ${app.unit} in the mean. ${percent(known / items.length).replace(/\.\d+/, "")} of it stands in the training text in runs of 20 or more.`;
+      : `${finished ? `${finished} ` : ""}Drawn at ${bits(mean)} a ${app.unit} in the mean. ${why() ? "" : `${percent(known / items.length).replace(/\.\d+/, "")} of it stands in the training text in runs of 20 or more.`}`;
   }
 
   function drawOthers() {
@@ -213,7 +214,7 @@ function build(app) {
       fill.style.width = `${100 * p}%`;
       const choice = others.children[place]?.matches("button") ? others.children[place] : make("button", { type: "button" });
       choice.onclick = () => fork(i, [id, p]);
-      choice.disabled = same;
+      choice.disabled = same || (app.unit === "token" && token.includes("\\x")); // a part of a character
       choice.setAttribute("aria-label", same ? `${spoken(token)}, ${percent(p)}: this one came` : `go on with ${spoken(token)} instead, ${percent(p)}`);
       choice.replaceChildren(make("span", { class: "glyph", textContent: glyph(token) }), make("span", { class: "track" }, fill), make("span", { class: "number", textContent: percent(p) }));
       return choice;
@@ -224,7 +225,7 @@ function build(app) {
 
   function drawOrigins() {
     found.replaceChildren(...runs.slice(-6).map((each) => make("li", {}, make("q", { textContent: glyph(items.slice(each.start, each.end).map((item) => item.text).join("")) }), ` ${lines(each)}`)));
-    foundHead.textContent = app.model.text.counter === false ? app.model.text.why : runs.length ? `${grouped(runs.length)} ${runs.length === 1 ? "run" : "runs"} of 20 characters or more, the last at the bottom.` : "No run of 20 characters or more so far.";
+    foundHead.textContent = why() ? `The training text cannot be looked at: ${why()}` : runs.length ? `${grouped(runs.length)} ${runs.length === 1 ? "run" : "runs"} of 20 characters or more, the last at the bottom.` : "No run of 20 characters or more so far.";
   }
 
   function update(next) {
