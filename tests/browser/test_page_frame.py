@@ -252,6 +252,39 @@ def checked(page: Any, axe: str) -> list[Any]:
     return [(each["id"], each["nodes"][0]["html"]) for each in found]
 
 
+def test_the_page_weighs_little(visit: Open) -> None:
+    """All that travels for the page itself, answers about the model aside, is at most 150 KB."""
+    page = visit()
+    weight = page.evaluate(
+        """() => [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")]
+          .filter((entry) => !entry.name.includes("/api/")).reduce((sum, entry) => sum + entry.encodedBodySize, 0)"""
+    )
+    assert 10_000 < weight <= 150_000
+
+
+def test_a_slow_answer_shows_a_thin_bar_and_only_the_last_prompt_is_read(visit: Open) -> None:
+    """While one answer is under way nothing else is asked; then the newest prompt is read, not each on the way."""
+    from playwright.sync_api import expect
+
+    page = visit(prompt="ROMEO")
+    asked: list[str] = []
+
+    def slowly(route: Any) -> None:
+        asked.append(route.request.post_data_json["text"])
+        page.wait_for_timeout(600)
+        route.continue_()
+
+    page.route("**/api/trace", slowly)
+    page.locator("#prompt-text").press("End")
+    page.keyboard.type(": What is")
+    page.locator("#progress").wait_for()
+    expect(page.locator("#prompt-at")).to_contain_text("“s”, position 13, id 57, surprise")
+    expect(page.locator("#progress")).to_be_hidden()
+    assert asked[0] == "ROMEO:"
+    assert asked[-1] == "ROMEO: What is"
+    assert len(asked) <= 3
+
+
 def test_nothing_moves_for_those_who_asked_for_it(visit: Open) -> None:
     """With prefers-reduced-motion no animation runs, the bar of a slow answer included."""
     page = visit(reduced_motion="reduce")

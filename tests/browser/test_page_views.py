@@ -195,6 +195,33 @@ def test_a_written_character_has_alternatives_and_forks(visit: Open) -> None:
     assert other != before[2]
 
 
+def test_arrows_walk_through_what_was_written(visit: Open) -> None:
+    """With nothing else in focus, left and right choose among the written characters; the card follows."""
+    page = visit("writing", seed=3)
+    for count in range(1, 4):
+        page.get_by_role("button", name="one step").click()
+        page.locator(".view-writing .text-data span").nth(len(PROMPT) + count - 1).wait_for()
+    page.locator("main").focus()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    chosen = page.locator(".view-writing .text-data .chosen").evaluate("(span) => span.dataset.text")
+    assert chosen == written(page)[0]
+
+
+def test_settings_that_change_while_paused_count_from_there(visit: Open) -> None:
+    """What was not shown yet is drawn anew with the new settings: at temperature 0 always the likeliest."""
+    page = visit("writing", seed=3)
+    for _ in range(2):
+        page.get_by_role("button", name="one step").click()
+        page.wait_for_timeout(300)
+    page.locator(".drawn-how summary").click()
+    page.locator(".drawn-how").get_by_label("temperature").fill("0")
+    for count in range(3, 8):
+        page.get_by_role("button", name="one step").click()
+        page.locator(".view-writing .text-data span").nth(len(PROMPT) + count - 1).wait_for()
+        assert page.locator(".others button").first.is_disabled()
+
+
 def test_what_stands_in_the_training_text_is_underlined_with_its_lines(visit: Open, play: Any) -> None:
     """A prompt from the training text, gone on with greedily, is told apart by its lines; they are really there."""
     text = Path(__file__).parents[2] / "data" / "tinyshakespeare.txt"

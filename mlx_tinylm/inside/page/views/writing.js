@@ -9,7 +9,7 @@ import { settingsPanel } from "../settings.js";
 import { glyph, spoken, textData } from "../text_data.js";
 
 export const title = "Writing";
-export const promise = "one character after the other";
+export const promise = "text as it is drawn";
 export const codeId = "writing";
 export const above = "The model goes on with your prompt: draw a character, append it, begin again. The colour is how surprising each was to the model; what is underlined stands word for word in the training text.";
 export const below = "What is not underlined may still be a near copy, and 20 characters can match by chance in common phrases. The same prompt, settings and seed write the same again, also with: mlx-tinylm generate";
@@ -32,6 +32,7 @@ function build(app) {
   let running = false;
   let finished = "";
   let prompt = app.state.prompt;
+  let how = ""; // the settings and the seed that it is drawn with
   let at = null; // the item that is looked at; null: the newest
   let stop = null;
   let due = 0; // when the last frame was
@@ -47,6 +48,7 @@ function build(app) {
   const settings = settingsPanel(app);
   const drawn = make("details", { class: "drawn-how" }, make("summary", { textContent: "how it is drawn" }), settings.element);
   const text = textData({ label: "The prompt and what was written", onSelect: select });
+  text.grid.dataset.arrows = "";
   const said = make("p", { class: "reading", role: "status" });
   const others = make("div", { class: "others" });
   const found = make("ol", { class: "origins" });
@@ -178,8 +180,8 @@ function build(app) {
       describe: (i) => {
         const item = items[i - places];
         if (!item) return [`${spoken(before[i]?.text ?? "")}, of the prompt`];
-        const run_ = runs.find((each) => each.start <= i - places && i - places < each.end);
-        return [`${spoken(item.text)} ${item.chosen ? "chosen by you" : "drawn"}, ${percent(item.p)}, ${bits(-Math.log(item.p))}`, ...(run_ ? [lines(run_)] : [])];
+        const inside = runs.find((each) => each.start <= i - places && i - places < each.end);
+        return [`${spoken(item.text)} ${item.chosen ? "chosen by you" : "drawn"}, ${percent(item.p)}, ${bits(-Math.log(item.p))}`, ...(inside ? [lines(inside)] : [])];
       },
     });
     const spans = text.grid.querySelectorAll("span");
@@ -234,6 +236,13 @@ function build(app) {
       prompt = app.state.prompt;
       reset();
     }
+    const wanted = JSON.stringify([app.state.settings, app.state.seed]);
+    if (how !== wanted && stop && !finished) { // what has not been shown is drawn anew
+      stop.abort();
+      [stop, queue] = [null, []];
+      if (running) listen();
+    }
+    how = wanted;
     settings.update();
     if (document.activeElement !== seed) seed.value = app.state.seed;
     seed.disabled = drawn.hidden = Boolean(app.api.saved);
