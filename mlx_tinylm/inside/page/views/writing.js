@@ -57,8 +57,9 @@ function build(app) {
     make("div", { class: "controls" }, write, one, again, use),
     make("div", { class: "controls" }, make("span", {}, make("label", { htmlFor: "writing-seed", textContent: "Seed " }), seed), make("span", {}, make("label", { htmlFor: "pace", textContent: "Pace " }), pace)), drawn, text.element,
     make("div", { class: "scales" }, scaleBar({ title: "surprise", ticks: [[0, "0 bits"], [0.5, "3"], [1, "6 or more"]] })), said,
-    make("h3", { textContent: "What else could have come" }), make("p", { class: "note", textContent: "The five likeliest there, by the model itself, before the settings. Choose one to go on with it instead." }), others,
-    make("h3", { textContent: "Word for word in the training text" }), foundHead, found,
+    make("div", { class: "pair" },
+      make("section", {}, make("h3", { textContent: "What else could have come" }), make("p", { class: "note", textContent: "The five likeliest there, by the model itself, before the settings. Choose one to go on with it instead." }), others),
+      make("section", {}, make("h3", { textContent: "Word for word in the training text" }), foundHead, found)),
     tools({ name: "writing", picture: () => domPicture(text.grid),
       table: () => [["place", "character", "probability", "surprise"], items.map((item, i) => [i, glyph(item.text), percent(item.p), bits(-Math.log(item.p))])],
       json: () => ({ prompt, settings: app.state.settings, seed: app.state.seed, written: items.map(({ id, text: piece, p, top }) => ({ id, text: piece, p, top })), in_training_text: runs }) }).element);
