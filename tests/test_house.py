@@ -299,6 +299,7 @@ def without_mlx(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
         "eval": ["eval", "--weights", weights, "--data", str(text), "--json"],
         "info": ["info", weights, "--json"],
         "inspect": ["inspect", weights, "--prompt", "ROMEO:", "--head-off", "1.2"],
+        "play": ["play", weights, "--save", str(folder / "page.html")],
         "data": ["data"],
         "export": ["export", weights, "--out", str(folder / "exported")],
         "export --quantize": ["export", weights, "--out", str(folder / "small"), "--quantize", "8"],
@@ -342,7 +343,7 @@ def test_commands_without_mlx(without_mlx: Any, own_cache: Path) -> None:
     code, text, note = done["generate"]
     assert (code, note[-8:]) == (0, " numpy]\n")
     assert text == with_mlx(given["generate"])
-    assert [done[name][::2] for name in ("eval", "info", "inspect", "data", "export")] == [[0, ""]] * 5
+    assert [done[name][::2] for name in ("eval", "info", "inspect", "play", "data", "export")] == [[0, ""]] * 6
     measured, expected = json.loads(done["eval"][1]), json.loads(with_mlx(given["eval"]))
     assert measured["loss"] == pytest.approx(expected["loss"], rel=1e-5)
     assert measured["perplexity"] == pytest.approx(math.exp(measured["loss"]))

@@ -50,6 +50,8 @@ def reason_not_to(command: str) -> str | None:
     """Why a command is not run here."""
     if "--gguf" in command and importlib.util.find_spec("gguf") is None:
         return "needs the extra `gguf`"
+    if command.startswith("mlx-tinylm play") and "--save" not in command:
+        return "serves a page until somebody ends it; tests/cli/test_play.py does"
     return next((reason for start, reason in NOT_RUN.items() if command.startswith(start)), None)
 
 

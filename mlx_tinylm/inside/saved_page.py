@@ -28,7 +28,6 @@ from typing import Any
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.files import write_atomically
 from mlx_tinylm.inside.api import Api, thinned
-from mlx_tinylm.inside.bundle import bundled
 from mlx_tinylm.inside.collection import Collection
 from mlx_tinylm.inside.page_files import INDEX, page_files
 from mlx_tinylm.inside.payload import Payload
@@ -162,7 +161,7 @@ def whole_page(content: dict[str, Any]) -> str:
     entry = SCRIPT.search(html)
     assert entry, "index.html has no module to begin with"
     style = "\n".join(sheets)
-    script = bundled(entry[1], lambda path: files[f"/{path}"].read().decode())
+    script = files[f"/{entry[1]}"].read().decode()
     # In a script only its own end tag, and what begins a comment, mean something to HTML.
     script = re.sub(r"</(?=script)", r"<\\/", script, flags=re.I).replace("<!--", "<\\!--")
     policy = POLICY.format(script=hashed(script), style=hashed(style))

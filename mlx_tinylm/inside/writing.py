@@ -82,11 +82,12 @@ def brief(p: float) -> float:
 
 
 class Memory:
-    """The longest end of a growing text that stands in another one."""
+    """The longest end of a growing text that stands in another one, if it has LEAST characters."""
 
     def __init__(self, known: Origins, text: str) -> None:
         self.known = known
-        self.end = ""
+        self.last = ""  # characters, LEAST of them
+        self.end = ""  # what stands there; "" where it is too short
         self.place = 0
         for character in text:
             self._add(character)
@@ -95,22 +96,24 @@ class Memory:
         """Go on with `text`: the lines, from 1, in which the end stands now, and its length; None if it is short."""
         for character in text:
             self._add(character)
-        if len(self.end) < LEAST:
+        if not self.end:
             return None
         first, last = self.known.lines(self.place, self.place + len(self.end))
         return first, last, len(self.end)
 
     def _add(self, character: str) -> None:
-        whole = self.end + character
-        if self._find(whole):
+        self.last = (self.last + character)[-LEAST:]
+        whole = self.end + character if self.end else self.last
+        if len(whole) >= LEAST and self._find(whole):
             self.end = whole
             return
-        low, high = 0, len(whole) - 1  # characters at the end that are known to stand there, or may
+        low, high = LEAST - 1, len(whole) - 1  # characters at the end that stand there, and those that may
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if self._find(whole[-middle:]) else (low, middle - 1)
-        self.end = whole[len(whole) - low :]
-        self._find(self.end)
+        self.end = whole[-low:] if low >= LEAST else ""
+        if self.end:
+            self._find(self.end)
 
     def _find(self, end: str) -> bool:
         """Whether it stands there, at the same place as before if possible."""

@@ -235,7 +235,7 @@ def test_the_frame_and_its_views_are_accessible(visit: Open, axe: str, width: in
         page.locator(f"#{view}-title").wait_for()
         if view == "writing":
             page.locator(".view-writing [data-key]").click()
-            page.locator(".view-writing .reading").filter(has_text="Written").wait_for(timeout=60000)
+            page.locator(".view-writing .reading").filter(has_text="Written:").wait_for(timeout=60000)
         page.locator("article:not([hidden]) details.twin summary").first.click()
         assert checked(page, axe) == []
         assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -250,6 +250,39 @@ def checked(page: Any, axe: str) -> list[Any]:
     tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
     found = page.evaluate("(tags) => axe.run({runOnly: tags})", tags)["violations"]
     return [(each["id"], each["nodes"][0]["html"]) for each in found]
+
+
+def test_the_page_weighs_little(visit: Open) -> None:
+    """All that travels for the page itself, answers about the model aside, is at most 150 KB."""
+    page = visit()
+    weight = page.evaluate(
+        """() => [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")]
+          .filter((entry) => !entry.name.includes("/api/")).reduce((sum, entry) => sum + entry.encodedBodySize, 0)"""
+    )
+    assert 10_000 < weight <= 150_000
+
+
+def test_a_slow_answer_shows_a_thin_bar_and_only_the_last_prompt_is_read(visit: Open) -> None:
+    """While one answer is under way nothing else is asked; then the newest prompt is read, not each on the way."""
+    from playwright.sync_api import expect
+
+    page = visit(prompt="ROMEO")
+    asked: list[str] = []
+
+    def slowly(route: Any) -> None:
+        asked.append(route.request.post_data_json["text"])
+        page.wait_for_timeout(600)
+        route.continue_()
+
+    page.route("**/api/trace", slowly)
+    page.locator("#prompt-text").press("End")
+    page.keyboard.type(": What is")
+    page.locator("#progress").wait_for()
+    expect(page.locator("#prompt-at")).to_contain_text("“s”, position 13, id 57, surprise")
+    expect(page.locator("#progress")).to_be_hidden()
+    assert asked[0] == "ROMEO:"
+    assert asked[-1] == "ROMEO: What is"
+    assert len(asked) <= 3
 
 
 def test_nothing_moves_for_those_who_asked_for_it(visit: Open) -> None:

@@ -172,8 +172,8 @@ def test_the_page_writes_what_generate_writes(visit: Open, model: Any) -> None:
     page.wait_for_timeout(200)
     assert len(written(page)) == len(half) + 1
     page.locator("#pace").select_option("0")
-    page.get_by_role("button", name="go on").click()
-    page.locator(".view-writing .reading").filter(has_text="Written: 400").wait_for(timeout=60000)
+    page.get_by_role("button", name="go on", exact=True).click()
+    page.locator(".view-writing .reading").filter(has_text="Written:").wait_for(timeout=60000)
     wanted = stream_generate(*model, PROMPT, SampleConfig(max_tokens=400, temperature=0.6, seed=3))
     assert written(page) == "".join(wanted)
 
@@ -190,9 +190,36 @@ def test_a_written_character_has_alternatives_and_forks(visit: Open) -> None:
     other = choice.locator(".glyph").inner_text().replace("·", " ").replace("⏎", "\n")
     choice.click()
     page.locator(".by-reader").wait_for()
-    page.locator(".view-writing .reading").filter(has_text="Written").wait_for(timeout=60000)
+    page.locator(".view-writing .reading").filter(has_text="Written:").wait_for(timeout=60000)
     assert written(page).startswith(before[:2] + other)
     assert other != before[2]
+
+
+def test_arrows_walk_through_what_was_written(visit: Open) -> None:
+    """With nothing else in focus, left and right choose among the written characters; the card follows."""
+    page = visit("writing", seed=3)
+    for count in range(1, 4):
+        page.get_by_role("button", name="one step").click()
+        page.locator(".view-writing .text-data span").nth(len(PROMPT) + count - 1).wait_for()
+    page.locator("main").focus()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    chosen = page.locator(".view-writing .text-data .chosen").evaluate("(span) => span.dataset.text")
+    assert chosen == written(page)[0]
+
+
+def test_settings_that_change_while_paused_count_from_there(visit: Open) -> None:
+    """What was not shown yet is drawn anew with the new settings: at temperature 0 always the likeliest."""
+    page = visit("writing", seed=3)
+    for _ in range(2):
+        page.get_by_role("button", name="one step").click()
+        page.wait_for_timeout(300)
+    page.locator(".drawn-how summary").click()
+    page.locator(".drawn-how").get_by_label("temperature").fill("0")
+    for count in range(3, 8):
+        page.get_by_role("button", name="one step").click()
+        page.locator(".view-writing .text-data span").nth(len(PROMPT) + count - 1).wait_for()
+        assert page.locator(".others button").first.is_disabled()
 
 
 def test_what_stands_in_the_training_text_is_underlined_with_its_lines(visit: Open, play: Any) -> None:
@@ -202,7 +229,7 @@ def test_what_stands_in_the_training_text_is_underlined_with_its_lines(visit: Op
         pytest.skip("needs the training text: mlx-tinylm data tinyshakespeare")
     page = visit("writing", prompt=PROMPT, seed=1, temperature=0.1)
     page.get_by_role("button", name="write", exact=True).click()
-    page.locator(".view-writing .reading").filter(has_text="Written").wait_for(timeout=60000)
+    page.locator(".view-writing .reading").filter(has_text="Written:").wait_for(timeout=60000)
     lines = text.read_text(encoding="utf-8").split("\n")
     spans = page.locator(".view-writing .text-data span")
     known = spans.evaluate_all("(spans) => spans.map((span) => [span.dataset.text, span.classList.contains('known')])")

@@ -57,7 +57,7 @@ def test_a_saved_page_shows_what_the_served_one_shows(watched: Any, saved: Path,
         page.locator(TITLE).wait_for()
         page.keyboard.press(str(number))
         page.wait_for_timeout(1500)
-        page.wait_for_function("!document.querySelector('#view').innerText.includes('snapshots are here')")
+        page.get_by_text("snapshots are here").wait_for(state="hidden")
         texts.append(page.locator("#view").inner_text())
     assert texts[0] == texts[1]
 
@@ -68,5 +68,5 @@ def test_the_first_picture_comes_at_once(watched: Any, play: Any) -> None:
     begun = time.perf_counter()
     page = watched(play.address)
     page.locator(TITLE).wait_for()
-    page.wait_for_function("document.querySelector('#view').innerText.includes('%')")
+    page.locator("#view").get_by_text("%").first.wait_for()
     assert time.perf_counter() - begun < 3

@@ -28,6 +28,8 @@ export function listen(app, { edit, help, root }) {
   function act(key) {
     const view = VIEWS[app.state.view];
     if (view.onKey?.(key, app, root())) return true;
+    const own = key.startsWith("Arrow") && root()?.querySelector("[data-arrows]"); // a view's own text takes them first
+    if (own && !own.dispatchEvent(new KeyboardEvent("keydown", { key, cancelable: true }))) return true;
     const number = Number(key);
     if (number >= 1 && number <= 8) app.set({ view: Object.keys(VIEWS)[number - 1] });
     else if (key === "ArrowLeft") app.set({ position: Math.max(0, app.state.position - 1) });

@@ -31,12 +31,13 @@ const app = {
   unknown,
   // Goes on with a token after the chosen position; what stood behind it is dropped, and "back" brings it again.
   append(token) {
-    const kept = tokens().slice(0, app.state.position + 1).map((one) => one.text).join("");
-    set({ prompt: kept + token, position: app.state.position + 1 }, { push: true });
+    if (app.unit === "token" && token.includes("\\x")) return tell("This token is a part of a character and cannot stand by itself.");
+    const { start, text } = tokens()[app.state.position];
+    set({ prompt: app.state.prompt.slice(0, start + text.length) + token, position: app.state.position + 1 }, { push: true });
   },
   removeLast() {
-    const kept = tokens().slice(0, -1);
-    if (kept.length) set({ prompt: kept.map((one) => one.text).join(""), position: Math.min(app.state.position, kept.length - 1) });
+    const last = tokens().length - 1;
+    if (last > 0) set({ prompt: app.state.prompt.slice(0, tokens()[last].start), position: Math.min(app.state.position, last - 1) });
   },
 };
 const frames = new Map(); // view -> its part of the page
@@ -45,23 +46,22 @@ let openTour;
 let drawing = 0;
 
 // The prompt cut into what the model reads: {text, id, start}. Characters need no request; tokens come with the numbers.
-function tokens(text = app.state.prompt) {
-  if (app.unit === "token") return cut(Array.from(app.data?.ids ?? [], (id) => [app.model.vocabulary[id], id]));
-  return cut(Array.from(text ?? "", (character) => [character, app.ids.get(character)]));
+function tokens(text = app.state.prompt ?? "") {
+  const pairs = app.unit === "token" ? Array.from(app.data?.ids ?? [], (id) => [app.model.vocabulary[id], id])
+    : Array.from(text, (character) => [character, app.ids.get(character)]);
+  let place = 0;
+  return pairs.map(([token, id]) => {
+    const found = text.indexOf(token, place); // a token that is a part of a character is nowhere in the text
+    const start = found >= 0 && found <= place + 2 ? found : place;
+    place = found === start ? start + token.length : start;
+    return { text: token, id, start };
+  });
 }
 
 // Why a text cannot be read, in a sentence; "" where it can.
 function unknown(text) {
   const strange = app.unit === "token" ? [] : [...new Set(text)].filter((character) => !app.ids.has(character));
   return strange.length ? `The model does not know ${strange.slice(0, 5).map(spoken).join(", ")}: its training text had none. Take ${strange.length > 1 ? "them" : "it"} out.` : "";
-}
-
-function cut(pairs) {
-  let start = 0;
-  return pairs.map(([text, id]) => {
-    start += text.length;
-    return { text, id, start: start - text.length };
-  });
 }
 
 function set(change, { push = false } = {}) {
@@ -95,6 +95,7 @@ async function read() {
     }
     try {
       app.data = await app.api.trace({ text: prompt });
+      if (app.unit === "token") app.state.position = editor.caretPosition() ?? app.state.position;
       tell("");
     } catch (error) {
       tell(error.message);

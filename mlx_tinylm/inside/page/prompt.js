@@ -23,7 +23,7 @@ export function promptEditor(root, app) {
   const legend = make("div", { class: "legend" });
   const edit = button("edit", () => focus(), { "aria-keyshortcuts": "e" });
   root.append(make("label", { htmlFor: "prompt-text", class: "visually-hidden", textContent: "Prompt: what the model reads" }), frame,
-    make("div", { class: "prompt-foot" }, at, legend, edit));
+    make("div", { class: "prompt-foot" }, at, edit, legend));
   let shown = []; // {element, glyph, number, and of the token id, text, start}: the cells
   let title = "";
 
@@ -102,12 +102,17 @@ export function promptEditor(root, app) {
       fresh &&= app.data.ids[i] === token.id;
       const value = fresh ? paint?.values[i] : null;
       const rgb = value === null || value === undefined || Number.isNaN(value) ? null : sequential(value);
-      Object.assign(one, token);
-      one.glyph.textContent = glyph(token.text);
-      one.glyph.className = /^\s+$/.test(token.text) ? "white" : "";
-      one.glyph.style.backgroundColor = rgb ? css(rgb) : "";
-      one.glyph.style.color = rgb ? inkOn(rgb) : "";
-      one.number.textContent = token.id ?? "?";
+      const colour = rgb ? css(rgb) : "";
+      if (one.text !== token.text || one.id !== token.id) {
+        one.glyph.textContent = glyph(token.text);
+        one.glyph.className = /^\s+$/.test(token.text) ? "white" : "";
+        one.number.textContent = token.id ?? "?";
+      }
+      if (one.colour !== colour) {
+        one.glyph.style.backgroundColor = colour;
+        one.glyph.style.color = rgb ? inkOn(rgb) : "";
+      }
+      Object.assign(one, token, { colour });
       one.element.classList.toggle("chosen", i === app.state.position);
       one.element.classList.toggle("unknown", token.id === undefined);
     });
@@ -127,8 +132,8 @@ export function promptEditor(root, app) {
     if (!cell) return;
     const [top, bottom] = [cell.offsetTop, cell.offsetTop + cell.offsetHeight];
     if (top < frame.scrollTop) frame.scrollTop = top;
-    else if (bottom > frame.scrollTop + frame.clientHeight) frame.scrollTop = bottom - frame.clientHeight;
+    else if (bottom > frame.scrollTop + frame.clientHeight) frame.scrollTop = bottom - frame.clientHeight + 8;
   }
 
-  return { update, focus, caret };
+  return { update, focus, caretPosition: () => (document.activeElement === text ? before(text.selectionStart) : null) };
 }

@@ -7,7 +7,7 @@ import { scaleBar } from "../scale.js";
 import { spoken, textData } from "../text_data.js";
 
 export const title = "Guess";
-export const promise = "you against model and counter";
+export const promise = "you against the model";
 export const codeId = "guess";
 export const above = "This text was held out: the model was not trained on it. Say how sure you are, then type the character that you expect next. Whoever gives more to what really comes pays fewer bits.";
 export const below = "You give your share to one character and spread the rest evenly over all others, while model and counter weigh every one: a better score of theirs is partly that. A few guesses say little; twenty say more.";
@@ -35,6 +35,7 @@ function build(app) {
     at = i;
     draw();
   } });
+  text.grid.dataset.arrows = "";
   const input = make("input", { type: "text", id: "guess", autocomplete: "off", autocapitalize: "off", spellcheck: false, maxLength: 2, "aria-describedby": "verdict" });
   const sure = make("div", { class: "controls", role: "radiogroup", "aria-label": "How sure you are" }, ...SURE.map(([word, share], i) => make("label", { class: "check" },
     make("input", { type: "radio", name: "sure", value: String(share), checked: i === 1 }), `${word}, ${percent(share).replace(".00", "")}`)));
@@ -135,7 +136,10 @@ function build(app) {
 
   function update(next) {
     app = next;
-    if (!asked) load(app.state.seed);
+    if (asked) return;
+    const { why } = app.model.text;
+    if (!why || app.api.saved) load(app.state.seed);
+    else verdict.textContent = `There is nothing to guess: ${why.slice(why.indexOf(":") + 2)}`;
   }
 
   return { element, update };

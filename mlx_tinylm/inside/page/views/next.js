@@ -117,7 +117,7 @@ function build(app) {
       if (one === undefined) return;
       part.style.flexGrow = after[one];
       part.textContent = after[one] > 0.03 ? brief(tokens[one], 3) : "";
-      part.className = one === id ? "drawn-one" : "";
+      part.className = one === id ? "drawn-one" : after[one] < 0.004 ? "thin" : "";
     });
     mark.style.left = `${100 * u}%`;
     axis.setAttribute("aria-label", `The draw ${u.toFixed(4)} falls on ${spoken(tokens[id])}, which has ${percent(after[id])}.`);

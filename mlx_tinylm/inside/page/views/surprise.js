@@ -8,7 +8,7 @@ import { scaleBar } from "../scale.js";
 import { glyph, spoken, textData } from "../text_data.js";
 
 export const title = "Surprise";
-export const promise = "where it expected something else";
+export const promise = "what it did not expect";
 export const codeId = "surprise";
 export const above = "Each character of a text is coloured by its surprise: how little the model expected it after all that stands before. Paste a text of your own; without one it is the prompt.";
 export const below = "Surprise is about this model and its training text: a rare word, another language or a typing error all look alike. The first character has none, for nothing stands before it.";
@@ -26,6 +26,7 @@ function build(app) {
   let waiting = 0;
   const input = make("textarea", { id: "own-text", rows: 4, spellcheck: false, maxLength: app.model.limits.surprise, readOnly: Boolean(app.api.saved) });
   const text = textData({ label: "The text by surprise", onSelect: select });
+  text.grid.dataset.arrows = "";
   const total = make("p", { class: "total", role: "status" });
   const detail = make("p", { class: "reading" });
   const expected = make("ol", { class: "expected" });

@@ -9,14 +9,14 @@ import { settingsPanel } from "../settings.js";
 import { glyph, spoken, textData } from "../text_data.js";
 
 export const title = "Writing";
-export const promise = "one character after the other";
+export const promise = "text as it is drawn";
 export const codeId = "writing";
 export const above = "The model goes on with your prompt: draw a character, append it, begin again. The colour is how surprising each was to the model; what is underlined stands word for word in the training text.";
 export const below = "What is not underlined may still be a near copy, and 20 characters can match by chance in common phrases. The same prompt, settings and seed write the same again, also with: mlx-tinylm generate";
 
 const TOKENS = 400;
 const TOP = 6; // bits of surprise at which the scale ends
-const PACES = [["as fast as it comes", Infinity], ["30 a second", 30], ["8 a second", 8]];
+const PACES = [["as fast as it comes", 1e6], ["30 a second", 30], ["8 a second", 8]];
 const shown = new Set();
 
 export const render = kept(build);
@@ -32,10 +32,12 @@ function build(app) {
   let running = false;
   let finished = "";
   let prompt = app.state.prompt;
+  let how = ""; // the settings and the seed that it is drawn with
   let at = null; // the item that is looked at; null: the newest
   let stop = null;
-  let due = 0;
-  let owed = 0;
+  let due = 0; // when the last frame was
+  let owed = 0; // characters to show by now
+  let frame = 0;
   const write = button("write", () => toggle(), { "data-key": " ", "aria-keyshortcuts": "Space", class: "first" });
   const one = button("one step", () => step());
   const again = button("start again", () => reset());
@@ -46,22 +48,25 @@ function build(app) {
   const settings = settingsPanel(app);
   const drawn = make("details", { class: "drawn-how" }, make("summary", { textContent: "how it is drawn" }), settings.element);
   const text = textData({ label: "The prompt and what was written", onSelect: select });
+  text.grid.dataset.arrows = "";
   const said = make("p", { class: "reading", role: "status" });
   const others = make("div", { class: "others" });
   const found = make("ol", { class: "origins" });
   const foundHead = make("p", { class: "note" });
   const element = make("div", { class: "view-writing" },
     make("div", { class: "controls" }, write, one, again, use),
-    make("div", { class: "controls" }, make("label", { htmlFor: "writing-seed", textContent: "Seed" }), seed, make("label", { htmlFor: "pace", textContent: "Pace" }), pace), drawn, text.element,
+    make("div", { class: "controls" }, make("span", {}, make("label", { htmlFor: "writing-seed", textContent: "Seed " }), seed), make("span", {}, make("label", { htmlFor: "pace", textContent: "Pace " }), pace)), drawn, text.element,
     make("div", { class: "scales" }, scaleBar({ title: "surprise", ticks: [[0, "0 bits"], [0.5, "3"], [1, "6 or more"]] })), said,
-    make("h3", { textContent: "What else could have come" }), others,
-    make("h3", { textContent: "Word for word in the training text" }), foundHead, found,
+    make("div", { class: "pair" },
+      make("section", {}, make("h3", { textContent: "What else could have come" }), make("p", { class: "note", textContent: "The five likeliest there, by the model itself, before the settings. Choose one to go on with it instead." }), others),
+      make("section", {}, make("h3", { textContent: "Word for word in the training text" }), foundHead, found)),
     tools({ name: "writing", picture: () => domPicture(text.grid),
       table: () => [["place", "character", "probability", "surprise"], items.map((item, i) => [i, glyph(item.text), percent(item.p), bits(-Math.log(item.p))])],
       json: () => ({ prompt, settings: app.state.settings, seed: app.state.seed, written: items.map(({ id, text: piece, p, top }) => ({ id, text: piece, p, top })), in_training_text: runs }) }).element);
   const view = { pause: () => run(false) };
   shown.add(view);
 
+  const why = () => app.model.text.why.replace(/^.*?: /, "");
   const whole = () => prompt + items.map((item) => item.text).join("");
   const looked = () => Math.min(at ?? Infinity, items.length - 1);
 
@@ -83,20 +88,24 @@ function build(app) {
   function step() {
     run(false);
     at = null;
-    owed += 1;
+    owed = 1;
     listen();
-    requestAnimationFrame(play);
+    wake();
   }
 
   function run(on) {
     running = on;
+    owed = 0;
     write.textContent = on ? "pause" : items.length && !finished ? "go on" : "write";
-    if (on) {
-      listen();
-      due = performance.now();
-      requestAnimationFrame(play);
-    }
+    if (!on) return;
+    listen();
+    due = performance.now();
+    wake();
   }
+
+  const wake = () => {
+    frame ||= requestAnimationFrame(play);
+  };
 
   // The whole is asked for at once, so that a pause changes nothing of what a seed writes.
   async function listen() {
@@ -114,15 +123,14 @@ function build(app) {
   }
 
   function play(now) {
+    frame = 0;
     if (running) {
-      const each = PACES[pace.value][1];
-      owed = each === Infinity ? Infinity : owed + Math.max(0, now - due) / 1000 * each;
+      owed = queue.length ? owed + Math.max(0, now - due) / 1000 * PACES[pace.value][1] : 0;
       due = now;
     }
     let changed = false;
-    while (queue.length && owed >= 1) {
+    for (; queue.length && owed >= 1; owed -= 1) {
       const line = queue.shift();
-      owed -= 1;
       changed = true;
       if (line.done || line.failed) {
         finished = line.failed ?? { length: `Written: ${grouped(items.length)} ${app.unit}s.`, end: "The end of a text was drawn.", time: "The time for one answer is over." }[line.done];
@@ -130,9 +138,7 @@ function build(app) {
       } else add(line);
     }
     if (changed) draw();
-    if (!running && (owed < 1 || finished)) owed = 0;
-    else if (!finished && (running || owed >= 1)) requestAnimationFrame(play);
-    if (running && owed === Infinity) owed = 0;
+    if (running || owed >= 1) wake();
   }
 
   function add(line) {
@@ -175,8 +181,8 @@ function build(app) {
       describe: (i) => {
         const item = items[i - places];
         if (!item) return [`${spoken(before[i]?.text ?? "")}, of the prompt`];
-        const run_ = runs.find((each) => each.start <= i - places && i - places < each.end);
-        return [`${spoken(item.text)} ${item.chosen ? "chosen by you" : "drawn"}, ${percent(item.p)}, ${bits(-Math.log(item.p))}`, ...(run_ ? [lines(run_)] : [])];
+        const inside = runs.find((each) => each.start <= i - places && i - places < each.end);
+        return [`${spoken(item.text)} ${item.chosen ? "chosen by you" : "drawn"}, ${percent(item.p)}, ${bits(-Math.log(item.p))}`, ...(inside ? [lines(inside)] : [])];
       },
     });
     const spans = text.grid.querySelectorAll("span");
@@ -193,7 +199,7 @@ function build(app) {
   function say(known) {
     const mean = items.reduce((sum, item) => sum - Math.log(item.p), 0) / items.length;
     said.textContent = !items.length ? finished || "Nothing is written yet: Space or “write” begins."
-      : `${finished ? `${finished} ` : ""}Drawn at ${bits(mean)} a ${app.unit} in the mean. ${percent(known / items.length).replace(/\.\d+/, "")} of it stands in the training text in runs of 20 or more.`;
+      : `${finished ? `${finished} ` : ""}Drawn at ${bits(mean)} a ${app.unit} in the mean. ${why() ? "" : `${percent(known / items.length).replace(/\.\d+/, "")} of it stands in the training text in runs of 20 or more.`}`;
   }
 
   function drawOthers() {
@@ -211,7 +217,7 @@ function build(app) {
       fill.style.width = `${100 * p}%`;
       const choice = others.children[place]?.matches("button") ? others.children[place] : make("button", { type: "button" });
       choice.onclick = () => fork(i, [id, p]);
-      choice.disabled = same;
+      choice.disabled = same || (app.unit === "token" && token.includes("\\x")); // a part of a character
       choice.setAttribute("aria-label", same ? `${spoken(token)}, ${percent(p)}: this one came` : `go on with ${spoken(token)} instead, ${percent(p)}`);
       choice.replaceChildren(make("span", { class: "glyph", textContent: glyph(token) }), make("span", { class: "track" }, fill), make("span", { class: "number", textContent: percent(p) }));
       return choice;
@@ -222,7 +228,7 @@ function build(app) {
 
   function drawOrigins() {
     found.replaceChildren(...runs.slice(-6).map((each) => make("li", {}, make("q", { textContent: glyph(items.slice(each.start, each.end).map((item) => item.text).join("")) }), ` ${lines(each)}`)));
-    foundHead.textContent = app.model.text.counter === false ? app.model.text.why : runs.length ? `${grouped(runs.length)} ${runs.length === 1 ? "run" : "runs"} of 20 characters or more, the last at the bottom.` : "No run of 20 characters or more so far.";
+    foundHead.textContent = why() ? `The training text cannot be looked at: ${why()}` : runs.length ? `${grouped(runs.length)} ${runs.length === 1 ? "run" : "runs"} of 20 characters or more, the last at the bottom.` : "No run of 20 characters or more so far.";
   }
 
   function update(next) {
@@ -231,6 +237,13 @@ function build(app) {
       prompt = app.state.prompt;
       reset();
     }
+    const wanted = JSON.stringify([app.state.settings, app.state.seed]);
+    if (how !== wanted && stop && !finished) { // what has not been shown is drawn anew
+      stop.abort();
+      [stop, queue] = [null, []];
+      if (running) listen();
+    }
+    how = wanted;
     settings.update();
     if (document.activeElement !== seed) seed.value = app.state.seed;
     seed.disabled = drawn.hidden = Boolean(app.api.saved);
