@@ -21,7 +21,7 @@ def with_tokenizer(config: TrainConfig, given: Collection[str]) -> TrainConfig:
     Raises TinyLMError where there is none, and where `given`, the settings chosen on purpose, would change nothing.
     """
     check(
-        "vocab_size" not in given or config.tokenizer == SUBWORDS,
+        config.vocab_size == TrainConfig.vocab_size or "vocab_size" not in given or config.tokenizer == SUBWORDS,
         f"--vocab-size {config.vocab_size} is for --tokenizer bpe; leave it out, or add that",
     )
     if config.tokenizer not in (CHARACTERS, SUBWORDS):
