@@ -49,7 +49,7 @@ def test_train(tmp_path: Path) -> None:
         ("has something in it already", {}),
         ("no preset 'huge'", {"preset": "huge"}),
         ("steps must be a whole number", {"steps": 0}),
-        ("no setting stepz; there are family, layers", {"stepz": 5}),
+        ("no setting stepz; there are tokenizer, vocab_size, family", {"stepz": 5}),
         ("minutes decide how many steps there are", {"minutes": 2}),
         ("out must be a path, not 5", {"out": 5}),
         ("out must be a path, not ''", {"out": ""}),
