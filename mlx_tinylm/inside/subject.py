@@ -25,6 +25,7 @@ from mlx_tinylm.run_folder.training_text import text_at_hand, trained_on
 from mlx_tinylm.text.corpus import Corpus
 from mlx_tinylm.text.ids import Dataset, encode
 from mlx_tinylm.text.named_corpora import NAMED
+from mlx_tinylm.text.normal_form import in_known_form
 from mlx_tinylm.text.pairs import PairCorpus
 from mlx_tinylm.text.tokenizer import Tokenizer
 
@@ -121,7 +122,7 @@ class Subject:
 
     def encode(self, prompt: str) -> list[int]:
         """The ids of a prompt; raises TinyLMError where there are none, or where a character is not known."""
-        ids = self.tokenizer.encode(prompt)
+        ids = self.tokenizer.encode(in_known_form(prompt, self.tokenizer))
         if not ids:
             raise TinyLMError("the prompt is empty; give the model something to go on, such as a newline")
         return ids
