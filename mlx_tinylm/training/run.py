@@ -102,8 +102,8 @@ def start(
         texts = [*corpus.sources, *(corpus.validation.sources if corpus.validation else ())]
         refuse_sources(folder, [*texts, *([init_from] if init_from else [])])
     check(
-        "mask_prompt" not in given or isinstance(corpus, PairCorpus),
-        f"{corpus.name}: holds no pairs of prompt and completion; leave out --mask-prompt and --no-mask-prompt",
+        config.mask_prompt or isinstance(corpus, PairCorpus),
+        f"{corpus.name}: holds no pairs of prompt and completion; leave out --no-mask-prompt",
     )
     if source:
         missing = source.tokenizer.unknown_characters(corpus.alphabet) if extend_alphabet else ""
