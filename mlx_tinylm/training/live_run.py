@@ -198,22 +198,21 @@ class Run:
     def _sample(self) -> Iterator[Sampled]:
         self.activity = "breaking off the sample"
         config = SampleConfig(max_tokens=SAMPLE_CHARACTERS, seed=self.config.seed)
-        pieces = []
+        prompts, texts = self._prompts(), []
         with kept_weights(self.state) as model:
-            for prompt in self._prompts():
-                pieces.append(prompt)
+            for prompt in prompts or [self.tokenizer.opening]:
+                pieces = [prompt] if prompts else []
                 for piece in stream_generate(MLXModel(model, self.compute), self.tokenizer, prompt, config):
                     pieces.append(piece)
                     if self.stopping:
                         return
-                pieces.append("\n")
-        yield Sampled(self.state.step, "".join(pieces))
+                texts.append("".join(pieces))
+        yield Sampled(self.state.step, "\n".join(texts))
 
     def _prompts(self) -> list[str]:
-        """What samples go on from: where pairs are trained on, some of those that are held out."""
-        if isinstance(self.corpus, PairCorpus):
-            return [pair.prompt for pair in itertools.islice(self.corpus.pairs("held_out"), ANSWERS)]
-        return [self.tokenizer.opening]
+        """Prompts to answer in a sample, of pairs that are held out; none where the model is to write freely."""
+        pairs = self.corpus.pairs("held_out") if isinstance(self.corpus, PairCorpus) else iter(())
+        return [pair.prompt for pair in itertools.islice(pairs, ANSWERS)]
 
     def _metrics(self, stepped: Stepped, rate: float) -> dict[str, Any]:
         return {
