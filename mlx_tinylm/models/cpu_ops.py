@@ -103,7 +103,7 @@ def _silu_vjp(x: mx.array, gradients: list[mx.array], outputs: list[mx.array]) -
 
 def _sigmoid(power: mx.array) -> mx.array:
     """1 / (1 + 2^power)"""
-    return 1.0 / (1.0 + exp2(mx.clip(power, -126.0, 127.0)))
+    return 1.0 / (1.0 + exp2(mx.clip(power, -64.0, 64.0)))
 
 
 def attention(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.array:
@@ -124,7 +124,7 @@ def _causal(q: mx.array, keys: mx.array, v: mx.array) -> tuple[mx.array, ...]:
     y, kept = [], []
     for queries, seen in _blocks(q, keys.shape[2]):
         scores = keys[:, :, :seen] @ queries.swapaxes(-1, -2) + mx.array(_hidden(seen, queries.shape[2]))
-        weights = exp2(mx.maximum(scores - mx.max(scores, axis=-2, keepdims=True), -126.0))  # (B, H, seen, block)
+        weights = exp2(mx.maximum(scores - mx.max(scores, axis=-2, keepdims=True), -64.0))  # (B, H, seen, block)
         normaliser = (1.0 / mx.sum(weights, axis=-2, keepdims=True)).swapaxes(-1, -2)  # (B, H, block, 1)
         y.append(weights.swapaxes(-1, -2) @ v[:, :, :seen] * normaliser)
         kept += [weights, normaliser]
