@@ -48,10 +48,17 @@ def chosen(context: click.Context, argument: click.Parameter, weights: Path | No
 @click.option(
     "--prompt", show_default="lines that the model was not trained on", help="The text to read; - reads stdin."
 )
-@click.option("--head-off", type=HeadNumber(), multiple=True, help="Switch a head off; may be given several times.")
+@click.option(
+    "--head-off",
+    type=HeadNumber(),
+    multiple=True,
+    show_default="none",
+    help="Switch a head off; may be given several times.",
+)
 @click.option(
     "--html",
     type=click.Path(dir_okay=False, path_type=Path),
+    show_default="show it here",
     help="Write a page that shows it, to be opened from disk.",
 )
 @backend_option

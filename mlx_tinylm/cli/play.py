@@ -20,6 +20,7 @@ from mlx_tinylm.cli.pages import Fitted
 @click.option(
     "--save",
     type=click.Path(dir_okay=False, path_type=Path),
+    show_default="serve it",
     help="Write the page as one file, which opens from disk, and end.",
 )
 @backend_option

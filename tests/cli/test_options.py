@@ -20,11 +20,14 @@ COMMANDS = sorted(main.commands.items())
 SCRIPTED = {  # what scripts may rely on
     "train": "--data --preset --out --steps --batch-size --context --family --layers --heads --width --dropout "
     "--learning-rate --lr --seed --eval-every --save-every --sample-every --patience --resume --init-from "
-    "--device --force",
+    "--device --force --minutes --tokenizer --vocab-size --history --val-data --encoding --raw --extend-alphabet "
+    "--mask-prompt --allow-sleep",
     "generate": "--weights --prompt --max-tokens --temperature --temp --top-k --top-p --min-p --repetition-penalty "
     "--seed --num-samples --stop --backend",
-    "eval": "--weights --data --backend --json",
+    "eval": "--weights --data --backend --json --baselines --memorised",
     "export": "--out --dtype --quantize --force",
+    "inspect": "--prompt --json --html --head-off --backend",
+    "play": "--port --no-open --save --backend",
     "info": "--tensors --json",
     "runs": "--json",
     "data": "",

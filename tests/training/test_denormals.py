@@ -50,7 +50,7 @@ def test_a_step_computes_no_denormals(optimizer: str, english: str, monkeypatch:
         monkeypatch.setattr(mx.array, name, recorded(results, getattr(mx.array, name)))
     for name in FUNCTIONS:
         monkeypatch.setattr(mx, name, recorded(results, getattr(mx, name)))
-    list(run_steps(make_step(state, config, ids, compute), state, config, len(ids), 2, lambda: False))
+    list(run_steps(make_step(state, config, compute), state, config, ids, 2, lambda: False))
     monkeypatch.undo()
     kept = [state.model.parameters(), state.optimizer.state, state.average.state if state.average else {}]
     results += [array for _, array in tree_flatten(kept) if array.dtype == mx.float32]

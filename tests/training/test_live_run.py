@@ -169,7 +169,7 @@ def test_what_losses_compare_with(tmp_path: Path, text: Path) -> None:
     assert isinstance(events[1], Stepped)
     words = text.read_text()
     assert compared.guessing == pytest.approx(np.log(len(set(words)) + 1))
-    assert compared.characters == int(0.9 * len(words))
+    assert compared.counted == int(0.9 * len(words))
     assert compared.guessing > compared.ngrams[0] > compared.ngrams[2]
     kept = recorded_losses(tmp_path / "run")  # whoever looks at the run need not count again
     assert (kept.guessing, kept.ngrams) == (compared.guessing, compared.ngrams)
