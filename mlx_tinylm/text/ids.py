@@ -153,6 +153,15 @@ def _whole(pieces: Iterator[str | None]) -> Iterator[str | None]:
         yield "".join(held)
 
 
+def _pieces(ids: Ids) -> Iterator[Ids]:
+    """All of `ids` (N,) in pieces; of a mapped file none stays in memory, as all that is read through the map would."""
+    for start in range(0, len(ids), PIECE):
+        if isinstance(ids, np.memmap):
+            yield np.fromfile(str(ids.filename), ids.dtype, min(PIECE, len(ids) - start), offset=start * ids.itemsize)
+        else:
+            yield ids[start : start + PIECE]
+
+
 def check_length(corpus_name: str, dataset: Dataset, context: int) -> None:
     """Raise TinyLMError where a corpus is too short for one window of `context` ids plus validation."""
     train, validation = len(dataset.train), len(dataset.validation)
