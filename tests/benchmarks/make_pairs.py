@@ -10,7 +10,7 @@ ship or, without --init-from, from random ones (of the same shape), is measured 
 
     python tests/benchmarks/make_pairs.py reversed 1000 --seed 1 > test.jsonl
     python tests/benchmarks/make_pairs.py reversed 300 --without test.jsonl > pairs.jsonl
-    mlx-tinylm train --init-from weights/shakespeare --data pairs.jsonl --out weights/answers --steps 100 \
+    mlx-tinylm train --init-from weights/shakespeare --data pairs.jsonl --out weights/answers --steps 100 \\
         --batch-size 64 --eval-every 50      # of sums: --steps 200 --extend-alphabet
     mlx-tinylm eval --weights weights/answers --data test.jsonl
 """
