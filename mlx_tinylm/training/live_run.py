@@ -188,8 +188,8 @@ class Run:
         line |= {"val_loss": loss, "val_bits_per_byte": (bits := self.dataset.bits_per_byte(loss))}
         exact = None
         if isinstance(self.dataset, PairDataset):
-            exact = answered(self.state, self.dataset.validation, self.compute)
-            line |= {"val_exact_answers": exact, "val_pairs": len(self.dataset.validation)}
+            exact = answered(self.state, self.dataset.validation, self.compute, lambda: self.stopping)
+            line |= {} if exact is None else {"val_exact_answers": exact, "val_pairs": len(self.dataset.validation)}
         self.files.record(line)
         if self.saved.step == step:
             self.files.update(self.saved.path)

@@ -24,6 +24,7 @@ from mlx_tinylm.text.pair_ids import Pairs
 from mlx_tinylm.training.batches import dropout_keys, step_batch
 from mlx_tinylm.training.state import DivergedError, TrainState, device_failures, kept_weights
 from mlx_tinylm.training.step import Step
+from mlx_tinylm.watch import Watch
 
 PREDICTED = 500_000  # ids for n-gram models at most: more take time and change little
 
@@ -73,20 +74,24 @@ def validate(
     stopping: Callable[[], bool] = lambda: False,
 ) -> float | None:
     """The mean loss of the kept weights over all of `ids` (N,) or pairs, in nats; None where it is to stop before."""
+    with kept_weights(state) as model, contextlib.suppress(StoppedError):
+        return evaluate(MLXModel(model, compute), ids, config.context, watch=_until(stopping)).loss
+    return None
 
+
+def answered(state: TrainState, pairs: Pairs, compute: Compute, stopping: Callable[[], bool]) -> int | None:
+    """How many of the pairs the kept weights answer exactly; None where it is to stop before."""
+    with kept_weights(state) as model, contextlib.suppress(StoppedError):
+        return exact_answers(MLXModel(model, compute), pairs, _until(stopping))
+    return None
+
+
+def _until(stopping: Callable[[], bool]) -> Watch:
     def watch(done: int, total: int) -> None:
         if done < total and stopping():
             raise StoppedError
 
-    with kept_weights(state) as model, contextlib.suppress(StoppedError):
-        return evaluate(MLXModel(model, compute), ids, config.context, watch=watch).loss
-    return None
-
-
-def answered(state: TrainState, pairs: Pairs, compute: Compute) -> int:
-    """How many of the pairs the kept weights answer exactly."""
-    with kept_weights(state) as model:
-        return exact_answers(MLXModel(model, compute), pairs)
+    return watch
 
 
 def baselines(dataset: Dataset, vocab_size: int) -> tuple[float, tuple[float, ...], int]:

@@ -1,11 +1,18 @@
 """Prompts and completions that a tiny model can learn and a reader can check, as lines of JSON on stdout.
 
-    python tests/benchmarks/make_pairs.py sums 2000 > sums.jsonl          # {"prompt": "27+65=", "completion": "92"}
-    python tests/benchmarks/make_pairs.py reversed 2000 > reversed.jsonl  # {"prompt": "reverse lamo:", ...}
+    python tests/benchmarks/make_pairs.py sums 2000 > sums.jsonl          # {"prompt": "25+60=", "completion": "85"}
+    python tests/benchmarks/make_pairs.py reversed 2000 > reversed.jsonl  # {"prompt": "reverse amuwon:", ...}
 
 Each prompt comes once, and the same command writes the same lines. There are 8,100 sums of two numbers from 10 to 99;
 words are made of syllables, from three to seven letters long. `--seed` draws others; `--without FILE` leaves out the
-prompts of a file, so that a test holds none that was learned.
+prompts of a file, so that a test holds none that was learned. How many pairs it takes to answer, from the weights that
+ship or, without --init-from, from random ones (of the same shape), is measured by
+
+    python tests/benchmarks/make_pairs.py reversed 1000 --seed 1 > test.jsonl
+    python tests/benchmarks/make_pairs.py reversed 300 --without test.jsonl > pairs.jsonl
+    mlx-tinylm train --init-from weights/shakespeare --data pairs.jsonl --out weights/answers --steps 100 \\
+        --batch-size 64 --eval-every 50      # of sums: --steps 200 --extend-alphabet
+    mlx-tinylm eval --weights weights/answers --data test.jsonl
 """
 
 from __future__ import annotations

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import string
 from collections.abc import Iterator
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from pair_files import numbered, opened, write
 from tiny_runs import CONFIGS, IDS, PLAIN, RICH, equal, fresh, on_streams, trained, weights_of
 
 from mlx_tinylm.errors import TinyLMError
 from mlx_tinylm.run_folder.events import Stepped
 from mlx_tinylm.run_folder.settings import TrainConfig
-from mlx_tinylm.training.loop import run_steps, validate
+from mlx_tinylm.text.pair_ids import encode_part_of_pairs
+from mlx_tinylm.text.tokenizer import Tokenizer
+from mlx_tinylm.training.loop import answered, run_steps, validate
 from mlx_tinylm.training.step import make_step
 
 every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
@@ -92,3 +97,15 @@ def test_validation_is_of_the_kept_weights() -> None:
     assert wider == pytest.approx(first, rel=1e-6)
     state.average = None
     assert validate(state, config, IDS[:301], on_streams(1)) != first
+
+
+def test_counting_answers_stops(tmp_path: Path, own_cache: Path) -> None:
+    """Where a run is to stop, it does not wait until all answers are counted."""
+    corpus = opened(write(tmp_path / "a.jsonl", *numbered(60)))
+    alphabet = corpus.alphabet + string.ascii_uppercase
+    pairs = encode_part_of_pairs(corpus, Tokenizer.from_alphabet(alphabet[: 38 - 1]), "all")  # as `fresh` has ids
+    asked: list[bool] = []
+    state = fresh(dataclasses.replace(PLAIN, context=pairs.longest))
+    assert answered(state, pairs, on_streams(), lambda: asked.append(True) or False) == 0
+    assert len(asked) == 60 // 16
+    assert answered(state, pairs, on_streams(), lambda: True) is None
