@@ -65,8 +65,8 @@ class Dataset:
 def seen(ids: Ids, vocab_size: int) -> npt.NDArray[np.bool_]:
     """(N,) ids -> (vocab_size,), whether each stands among them; little of them is in memory at once."""
     found = np.zeros(vocab_size, np.bool_)
-    for start in range(0, len(ids), PIECE):
-        found[ids[start : start + PIECE]] = True
+    for piece in _pieces(ids):
+        found[piece] = True
     return found
 
 
