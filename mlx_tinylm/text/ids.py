@@ -5,6 +5,7 @@ Shapes: N ids.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -155,11 +156,14 @@ def _whole(pieces: Iterator[str | None]) -> Iterator[str | None]:
 
 def _pieces(ids: Ids) -> Iterator[Ids]:
     """All of `ids` (N,) in pieces; of a mapped file none stays in memory, as all that is read through the map would."""
-    for start in range(0, len(ids), PIECE):
+    with contextlib.ExitStack() as held:
+        file = None
         if isinstance(ids, np.memmap):
-            yield np.fromfile(str(ids.filename), ids.dtype, min(PIECE, len(ids) - start), offset=start * ids.itemsize)
-        else:
-            yield ids[start : start + PIECE]
+            with contextlib.suppress(OSError):  # the cache has let go of it: then the map is all there is
+                file = held.enter_context(open(str(ids.filename), "rb"))
+        for start in range(0, len(ids), PIECE):
+            count = min(PIECE, len(ids) - start)
+            yield np.fromfile(file, ids.dtype, count) if file else ids[start : start + count]
 
 
 def check_length(corpus_name: str, dataset: Dataset, context: int) -> None:

@@ -164,6 +164,14 @@ def test_ids_that_the_training_part_lacks(tmp_path: Path, own_cache: Path) -> No
     assert dataset.unseen(5) == (2, 3, 4)
 
 
+def test_ids_that_the_cache_has_let_go_of(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both parts are whole, and what one lacks is found, though the cache has room for neither."""
+    monkeypatch.setenv("MLX_TINYLM_CACHE_GB", "0")
+    dataset = encode(corpus_of(tmp_path, "ab" * 50), Tokenizer.from_alphabet("abc"))
+    assert (len(dataset.train), len(dataset.validation), dataset.unseen(4)) == (90, 10, (2, 3))
+    assert len(list((own_cache / "ids").iterdir())) == 1
+
+
 def test_tokens_of_any_size(tmp_path: Path, own_cache: Path, english: str) -> None:
     """Subwords of a text in many pieces are those of the whole, and its bytes are all counted but the first token's."""
     text = english * 2 + "👩‍👩‍👧 é\r\n" * 50
