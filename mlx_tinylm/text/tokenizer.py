@@ -82,7 +82,7 @@ class Tokenizer:
     def load(cls, folder: Path) -> Tokenizer:
         """Read `tokenizer.json` in `folder`, and in `tokenizer_config.json` which tokens end a text and pad a batch.
 
-        Raises TinyLMError where the first is missing, or one of them is malformed.
+        Raises TinyLMError where the first is missing or malformed, or the second is and no token has the usual name.
         """
         from tokenizers import Tokenizer as Inner
 
@@ -92,7 +92,12 @@ class Tokenizer:
         content = read(path)
         with in_the_library(f"{path}: not a tokenizer"):
             inner = Inner.from_str(content.decode())
-        special = _special_tokens(folder / TOKENIZER_CONFIG)
+        try:
+            special = _special_tokens(folder / TOKENIZER_CONFIG)
+        except TinyLMError:
+            if inner.token_to_id(END_OF_TEXT) is None:
+                raise
+            special = (END_OF_TEXT, PAD)
         try:
             with in_the_library("not a tokenizer"):
                 return cls(inner, *special)
