@@ -91,12 +91,13 @@ def test_against_brute_force(config: GPT2Config | Qwen3Config, backend: str, tmp
 
 
 def test_a_loss_in_other_units() -> None:
-    """A uniform guess has perplexity V and log2 V bits a character; bits count by character, nats by id."""
+    """A uniform guess has perplexity V and log2 V bits a character; bits count by character or byte, nats by id."""
     model = Told(8, 64, lambda inputs, targets: np.full(inputs.shape, math.log(64)))
-    for characters, bits in ((None, 6), (400, 1.5)):
-        result = evaluate(model, np.zeros(101, np.uint16), characters=characters)
+    for characters, size, bits, bits_per_byte in ((None, None, 6, 6), (400, 600, 1.5, 1)):
+        result = evaluate(model, np.zeros(101, np.uint16), characters=characters, bytes=size)
         assert (result.perplexity, result.bits_per_char) == (pytest.approx(64), pytest.approx(bits))
-    assert math.isfinite(Evaluation(1e6, 10, 10).perplexity)
+        assert result.bits_per_byte == pytest.approx(bits_per_byte)
+    assert math.isfinite(Evaluation(1e6, 10, 10, 10).perplexity)
 
 
 def test_a_loss_that_is_not_finite() -> None:
