@@ -193,3 +193,9 @@ def test_two_processes_do_not_mix_their_halves(server: Server, own_cache: Path) 
         fcntl.flock(held, fcntl.LOCK_EX)
         assert refusal(server) == "another process is fetching it; wait for it"
         assert path.with_name(f".{path.name}.part").exists()
+
+
+def test_no_address() -> None:
+    """What begins as an address does and is none is refused in a line."""
+    with pytest.raises(TinyLMError, match=r"^'http://\[::1/x': no address \(.*\)\. Check how it is written\.$"):
+        open_corpus(["http://[::1/x"])
