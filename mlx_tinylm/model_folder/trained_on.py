@@ -23,11 +23,14 @@ class TextRecord:
     sha256: str  # of its UTF-8 bytes
     characters: int
     pairs: int = 0  # of prompt and completion that it consists of; 0 where it is text
+    validated_on: str = ""  # another text's name, where all of this one was trained on; else a part is held out
 
     def to_json(self) -> dict[str, Any]:
         """The entry of `config.json`; bytes of the name that are no UTF-8 are escaped, as some readers refuse them."""
-        said = asdict(self) | {"name": escaped(self.name)}
-        return {TRAINED_ON: {key: value for key, value in said.items() if key != "pairs" or value}}
+        said = asdict(self) | {"name": escaped(self.name), "validated_on": escaped(self.validated_on)}
+        return {
+            TRAINED_ON: {key: value for key, value in said.items() if value or key not in ("pairs", "validated_on")}
+        }
 
 
 def recorded_text(folder: Path) -> TextRecord | None:
@@ -42,5 +45,6 @@ def recorded_text(folder: Path) -> TextRecord | None:
     name, sha256, characters = (said.get(key) for key in ("name", "sha256", "characters"))
     if not isinstance(name, str) or not isinstance(sha256, str) or not isinstance(characters, int):
         return None
-    pairs = said.get("pairs", 0)
-    return TextRecord(name, sha256, characters, pairs if isinstance(pairs, int) else 0)
+    pairs, other = said.get("pairs", 0), said.get("validated_on", "")
+    pairs, other = pairs if isinstance(pairs, int) else 0, other if isinstance(other, str) else ""
+    return TextRecord(name, sha256, characters, pairs, other)

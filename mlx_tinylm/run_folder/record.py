@@ -101,7 +101,10 @@ class RunRecord:
         write_atomically(folder / SETTINGS, sealed(self.to_json()))
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        said = dataclasses.asdict(self)
+        for text in filter(None, (said["corpus"], said["val_corpus"])):
+            del text["validated_on"]  # `val_corpus` says it
+        return said
 
     def sources(self, folder: Path) -> list[str]:
         """What to open the text with again, for the run in `folder`.

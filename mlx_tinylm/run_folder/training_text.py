@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -31,8 +32,11 @@ def training_text(weights: Path) -> Corpus:
     if text := text_at_hand(weights):
         return text
     for name, named in NAMED.items():
-        if named.sha256 == known.sha256:
+        if named.sha256 == known.sha256 and not known.validated_on:
             return open_named(name)
+    if record is None and known.validated_on:
+        name = quoted(known.validated_on)
+        raise TinyLMError(f"{weights}: the text it was validated on, {name}, is not here; give it with --data")
     if record is None:
         name = quoted(known.name)
         raise TinyLMError(f"{weights}: the text it was trained on, {name}, is not here; give it or another with --data")
@@ -56,7 +60,7 @@ def text_at_hand(folder: Path) -> Corpus | None:
                 text = record.opened(folder)
                 if record.is_of(text):
                     return text
-        if known and not (record and record.val_corpus):
+        if known and not known.validated_on:
             name = next((name for name, named in NAMED.items() if named.sha256 == known.sha256), None)
             if name and is_kept(name):
                 return open_named(name)
@@ -84,8 +88,8 @@ def as_trained(folder: Path, data: Sequence[str], reading: Reading = UTF_8) -> t
 def is_validated_elsewhere(folder: Path) -> bool:
     """Whether the model in a folder was trained on all of its text, and validated on another; nothing is raised."""
     with suppress(TinyLMError):
-        if record := RunRecord.find(folder):
-            return record.val_corpus is not None
+        known = trained_on(folder)
+        return known is not None and bool(known.validated_on)
     return False
 
 
@@ -95,7 +99,8 @@ def trained_on(folder: Path) -> TextRecord | None:
     Raises TinyLMError where the record is damaged.
     """
     if record := RunRecord.find(folder):
-        return record.corpus
+        other = record.val_corpus.name if record.val_corpus else ""
+        return dataclasses.replace(record.corpus, validated_on=other)
     return recorded_text(folder)
 
 

@@ -133,6 +133,10 @@ def open_corpus(
     if not val_data:
         return corpus
     validation = _opened(val_data, reading, watch)
+    trained = {source.resolve() for source in corpus.sources}
+    both = next((source for source in validation.sources if source.resolve() in trained), None)
+    if both or validation.sha256 == corpus.sha256:
+        raise TinyLMError(f"{both or validation.name}: is to be trained on and held out; leave it out of --data")
     if type(validation) is not type(corpus):
         raise TinyLMError(f"{corpus.name}, {validation.name}: one holds pairs, the other text; hold out the same kind")
     return dataclasses.replace(

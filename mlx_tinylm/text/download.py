@@ -65,6 +65,8 @@ def download(url: str, path: Path, name: str, size: int | None = None, sha256: s
                     raise FetchError(f"has {answer.total:,} bytes there, not {size:,}")
                 found = _received(answer, file, part, name, size)
             going_on = False
+            if not found.bytes:  # kept, it would be the text at this address for good
+                raise FetchError("the server sends an empty file")
             if sha256 is not None and found.sha256 != sha256:
                 raise FetchError(f"what came, {found.bytes:,} bytes, has another SHA-256: {found.sha256}")
             file.flush()
@@ -154,7 +156,8 @@ def _reasons() -> Iterator[None]:
     except (OSError, HTTPException, ValueError) as error:  # ValueError: an address that is none
         reason = getattr(error, "reason", error)  # urllib wraps the system's error
         code = f"{error.code} " if isinstance(error, HTTPError) else ""
-        raise FetchError(f"{code}{getattr(reason, 'strerror', None) or reason}") from error
+        said = str(getattr(reason, "strerror", None) or reason)
+        raise FetchError(f"{code}{' '.join(said.split())}") from error
 
 
 def _lock(file: IO[bytes]) -> None:

@@ -16,7 +16,13 @@ from mlx_tinylm.text.download import Fetched, FetchError, download
 
 def is_address(item: str) -> bool:
     """Whether an item of `--data` is to be fetched over the network."""
-    return item.lower().startswith(("http://", "https://"))
+    if not item.lower().startswith(("http://", "https://")):
+        return False
+    try:
+        urlsplit(item)
+    except ValueError as error:
+        raise TinyLMError(f"{item[:200]!r}: no address ({error}). Check how it is written.") from None
+    return True
 
 
 def fetched(url: str) -> Path:

@@ -92,7 +92,7 @@ class PairCorpus(Corpus):
 
 def holds_pairs(paths: Sequence[Path], reading: Reading) -> bool:
     """Whether files hold pairs, which the first record of each tells; raises TinyLMError where some do and some not."""
-    kinds = {path: _begins_with_pair(path, reading) for path in paths}
+    kinds = {path: _begins_with_pair(path, reading) for path in paths if not _is_empty(path)}
     if len(set(kinds.values())) > 1:
         pairs, text = (next(path for path, kind in kinds.items() if kind is wanted) for wanted in (True, False))
         raise TinyLMError(f"{pairs} holds pairs, {text} text; train on one of them, then on the other with --init-from")
@@ -140,6 +140,14 @@ def scanned_pairs(
         notes=tuple(notes),
         limit=TENTH if dealt[0] else lowest + 1,
     )
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether a file has no bytes, and so neither pairs nor text; reading what cannot be read will say why."""
+    try:
+        return path.stat().st_size == 0
+    except OSError:
+        return False
 
 
 def _begins_with_pair(path: Path, reading: Reading) -> bool:

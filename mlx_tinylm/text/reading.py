@@ -129,9 +129,13 @@ def _decoded(path: Path, reading: Reading, seen: Seen, size: int) -> Iterator[st
             seen.place = place(stream)
             held = len(decoder.getstate()[0])  # bytes of a character that began in the block before
             try:
-                yield decoder.decode(block, final=not block)
+                text = decoder.decode(block, final=not block)
+                text.encode()  # some encodings, such as utf-7, can write half of a surrogate pair
             except UnicodeDecodeError as error:
                 raise TinyLMError(_undecodable(path, reading, offset - held + error.start, block)) from None
+            except UnicodeError:
+                raise TinyLMError(_undecodable(path, reading, offset - held, block)) from None
+            yield text
             if not block:
                 return
             offset += len(block)

@@ -57,6 +57,29 @@ def test_val_data(invoke: Invoke, texts: Path, tmp_path: Path) -> None:
     assert invoke("train", "--resume", tmp_path / "run", "--steps", "4").exit_code == 0
 
 
+def test_val_data_that_is_trained_on(invoke: Invoke, texts: Path, tmp_path: Path) -> None:
+    """A text to validate on that stands in --data as well, alone, in a folder or as a copy, is refused by its name."""
+    (texts / "copy.txt").write_bytes((texts / "a.txt").read_bytes())
+    for data, held_out in ((texts / "a.txt", "a.txt"), (texts, "b.jsonl"), (texts / "copy.txt", "a.txt")):
+        given = ["--data", data, "--val-data", texts / held_out, "--out", tmp_path / "run"]
+        refused = invoke("train", *GIVEN, *given)
+        assert refused.exit_code == 1
+        assert f"{held_out}: is to be trained on and held out; leave it out of --data" in refused.stderr
+        assert not (tmp_path / "run").exists()
+
+
+def test_val_data_of_an_export(invoke: Invoke, texts: Path, tmp_path: Path) -> None:
+    """An export of such a run knows that all of its text was trained on, and which other text it was validated on."""
+    given = ["--data", texts / "a.txt", "--val-data", texts / "b.jsonl", "--out", tmp_path / "run"]
+    assert invoke("train", *GIVEN, *given).exit_code == 0
+    for source, name in (("run", "first"), ("first", "second")):
+        assert invoke("export", tmp_path / source, "--out", tmp_path / name).exit_code == 0
+        measured = invoke("eval", "--weights", tmp_path / name, "--data", texts / "a.txt", "--json")
+        assert json.loads(measured.stdout)["part"] == "all, and the model was trained on all of it"
+        missing = invoke("eval", "--weights", tmp_path / name).stderr.strip()
+        assert re.search(r"the text it was validated on, '.*b\.jsonl', is not here; give it with --data$", missing)
+
+
 def test_encodings(invoke: Invoke, texts: Path, tmp_path: Path) -> None:
     """A text that is no UTF-8 trains and is measured with --encoding, and goes on without; unknown ones are usage."""
     run = tmp_path / "run"

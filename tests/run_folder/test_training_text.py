@@ -33,10 +33,10 @@ def export(tmp_path: Path, own_cache: Path) -> Path:
     return random_folder(tmp_path / "export", GPT2Config(vocab_size=97, context=8, width=16, layers=1, heads=2))
 
 
-def say(folder: Path, name: str, sha256: str) -> None:
+def say(folder: Path, name: str, sha256: str, **more: str) -> None:
     """Let the config.json of a folder say what the model was trained on, as an export does."""
     config = json.loads((folder / "config.json").read_text())
-    said = {"trained_on": {"name": name, "sha256": sha256, "characters": 400}}
+    said = {"trained_on": {"name": name, "sha256": sha256, "characters": 400} | more}
     (folder / "config.json").write_text(json.dumps(config | said))
 
 
@@ -72,6 +72,8 @@ def test_a_named_text_is_at_hand_where_it_is_kept(
     assert found is not None
     assert found.name == DEFAULT_CORPUS
     assert training_text(export) == found
+    say(export, "my copy", NAMED[DEFAULT_CORPUS].sha256, validated_on="other.txt")  # then its last tenth is trained on
+    assert text_at_hand(export) is None
 
 
 def test_a_named_text_is_fetched_when_it_is_needed(

@@ -329,7 +329,7 @@ def test_any_bytes(name: str, content: bytes, tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(content) if name == "a.gz" and len(content) % 2 else content)
     message = "a line"
     try:
-        found = open_corpus([str(path)])
+        found = open_corpus([str(path)], Reading(raw=True))
     except TinyLMError as error:
         message = str(error)
     else:

@@ -159,6 +159,21 @@ def test_no_answer_keeps_what_has_come(server: Server) -> None:
     assert server.asked == [None, "bytes=100000-"]
 
 
+def test_an_empty_answer_and_one_in_lines(server: Server, own_cache: Path) -> None:
+    """A file without a byte is not kept, as it would be the text at its address for good; a reason is one line."""
+    server.content = b""
+    assert refusal(server) == "the server sends an empty file"
+
+    def redirected(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(302)
+        handler.send_header("Location", server.url)
+        handler.end_headers()
+
+    server.answer = redirected  # type: ignore[method-assign]
+    assert refusal(server).isprintable()
+    assert list((own_cache / "texts").iterdir()) == []
+
+
 def test_not_there(server: Server, own_cache: Path) -> None:
     """An address where nothing is says so in the server's words, and one that is none in ours."""
     server.answer = lambda handler: handler.send_error(404)  # type: ignore[method-assign]
@@ -193,3 +208,9 @@ def test_two_processes_do_not_mix_their_halves(server: Server, own_cache: Path) 
         fcntl.flock(held, fcntl.LOCK_EX)
         assert refusal(server) == "another process is fetching it; wait for it"
         assert path.with_name(f".{path.name}.part").exists()
+
+
+def test_no_address() -> None:
+    """What begins as an address does and is none is refused in a line."""
+    with pytest.raises(TinyLMError, match=r"^'http://\[::1/x': no address \(.*\)\. Check how it is written\.$"):
+        open_corpus(["http://[::1/x"])

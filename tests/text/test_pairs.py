@@ -95,6 +95,14 @@ def test_pairs_and_text_are_kept_apart(tmp_path: Path) -> None:
         open_corpus([str(text)], val_data=[str(pairs)])
 
 
+def test_an_empty_file_beside_pairs(tmp_path: Path) -> None:
+    """A file without a byte holds neither pairs nor text, whatever it lies beside."""
+    for name in ("a.jsonl", "c.txt"):
+        (tmp_path / name).touch()
+    write(tmp_path / "b.jsonl", *numbered(9))
+    assert opened(tmp_path).documents == 9
+
+
 # Holding out
 
 

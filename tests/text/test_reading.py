@@ -72,3 +72,13 @@ def test_a_text_that_changes_while_it_is_read(tmp_path: Path, part: str) -> None
             path.write_text(after)
             with pytest.raises(ChangedTextError, match=r"changed while it was read; try again when it is at rest$"):
                 list(corpus.chunks(part))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "content"), [("utf-7", b"a +2AA- b\n"), ("unicode_escape", b"a \\ud800 b\n"), ("punycode", b"a-b.c\n")]
+)
+def test_what_an_encoding_makes_no_text_of(encoding: str, content: bytes, tmp_path: Path) -> None:
+    """Half of a surrogate pair, and what a codec refuses in its own way, end in a line that names file and encoding."""
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(TinyLMError, match=rf"a\.txt: not {encoding} at byte 0\. "):
+        open_corpus([str(tmp_path / "a.txt")], Reading(encoding))
