@@ -173,7 +173,8 @@ class Api:
 
     @functools.cached_property
     def _embedding(self) -> dict[str, Any]:
-        return embedding_answer(trace.embeddings(self.subject.model))
+        model = self.subject.model
+        return embedding_answer(trace.embeddings(model), model.config.suppressed)
 
     def metrics(self, run: object, from_: object = 0) -> dict[str, Any]:
         """The steps that a run has made since byte `from` of its metrics."""

@@ -130,8 +130,11 @@ class Subject:
     def held_out(self, most: int) -> list[int]:
         """About `most` ids of the held-out text, from the start of a paragraph or line to that of a word.
 
-        An example where that text is not here.
+        The prompt of a held-out pair where those are what it learned from; an example where its text is not here.
         """
+        if isinstance(self.corpus, PairCorpus):
+            with suppress(TinyLMError):  # a file has changed meanwhile
+                return self.encode(next(self.corpus.pairs("held_out")).prompt)[-self.longest :]
         if self.dataset is None or not len(self.dataset.validation):
             return self.encode(self.tokenizer.example)
         ids: list[int] = self.dataset.validation[: 4 * most].tolist()
@@ -148,6 +151,10 @@ class Subject:
         """One sentence for the reader where the training text, and so its counter, is not here; "" where it is."""
         if self.counter is not None:
             return ""
+        if isinstance(self.corpus, PairCorpus):
+            return (
+                "No 3-gram counter beside it: the model learned from pairs, which are no text that goes on."
+            )
         if self.text is None:
             return "No 3-gram counter beside it: nothing says which text the model was trained on."
         known = f"; fetch it with: mlx-tinylm data {self.text}" if self.text in NAMED else ""

@@ -2,7 +2,7 @@
 
 const VOCABULARY = ["\n", " ", ..."abcdefghijklmnopqrstuvwxyz"];
 
-export function makeApp(view, { text = "the cat and the cat\n", layers = 2, heads = 2 } = {}) {
+export function makeApp(view, { text = "the cat and the cat\n", layers = 2, heads = 2, unit = "character" } = {}) {
   const ids = Int32Array.from(text, (character) => VOCABULARY.indexOf(character));
   const [T, V, S] = [ids.length, VOCABULARY.length, 1 + 2 * layers];
   const row = T * (T + 1) / 2;
@@ -29,13 +29,14 @@ export function makeApp(view, { text = "the cat and the cat\n", layers = 2, head
   }
   const app = {
     state: { view, prompt: text, position: 4, head: null, settings: {}, seed: 0 },
+    unit,
     asked: [],
     runs: [{ name: "run-1", steps: [0, 1, 10, 100] }],
     lines: [],
     live: false,
     refuse: null,
     data: { ...reading(6), attention, lens_rank: lens.rank, lens_ranks: lens.ranks, lens_top: lens.top, lens_top_p: lens.p,
-      meta: { prompt: text, vocabulary: VOCABULARY, model: { layers, heads }, heads: [{ layer: 0, head: 1, name: "previous", score: 0.91 }] } },
+      meta: { prompt: text, vocabulary: VOCABULARY, model: { layers, heads, unit }, heads: [{ layer: 0, head: 1, name: "previous", score: 0.91 }] } },
     set(change) {
       Object.assign(app.state, change);
       app.render();

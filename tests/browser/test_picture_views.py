@@ -288,3 +288,13 @@ def test_nothing_moves_for_those_who_ask_for_less_motion(show: Show) -> None:
         page = show(view, reduced_motion="reduce")
         page.wait_for_timeout(100)
         assert page.evaluate("document.getAnimations().length") == 0
+
+
+def test_the_words_are_those_of_the_models_unit(show: Show) -> None:
+    """Where the unit is a token no label of a view speaks of characters."""
+    for view in ("layers", "attention", "characters", "growing"):
+        page = show(view, given={"unit": "token"})
+        page.wait_for_timeout(200)
+        said = page.evaluate("document.querySelector('main > div').textContent")
+        assert "token" in said, view
+        assert "haracter" not in said, view

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import random_folder, random_tensors
+from pair_files import numbered, opened, write
 from tiny_models import GPT2, QWEN3, with_run
 from tiny_runs import PLAIN, train, write_text
 
@@ -136,3 +137,13 @@ def test_prompts_that_cannot_be_read(prompt: str, message: str, tmp_path: Path) 
     """An empty prompt and unknown characters end in one line."""
     with pytest.raises(TinyLMError, match=message):
         Subject.open(random_folder(tmp_path, QWEN3), "numpy").encode(prompt)
+
+
+def test_a_model_of_pairs_begins_with_a_held_out_prompt(tmp_path: Path, own_cache: Path) -> None:
+    """A model that learned from pairs is shown with a prompt of theirs; why nothing is counted is said truly."""
+    text = write(tmp_path / "pairs.jsonl", *numbered(60))
+    train(tmp_path / "run", dataclasses.replace(PLAIN, steps=1, context=16), text)
+    subject = Subject.open(tmp_path / "run", "numpy")
+    prompts = [pair.prompt for pair in opened(text).pairs("held_out")]
+    assert subject.tokenizer.decode(subject.held_out(60)) == prompts[0]
+    assert "learned from pairs" in subject.why_no_counter

@@ -11,7 +11,7 @@ import { address, format, parse } from "./state.js";
 import { spoken } from "./text_data.js";
 import { tour } from "./tour.js";
 import { VIEWS } from "./views.js";
-import { namesOf, wordsOf } from "./words.js";
+import { inUnits, namesOf, wordsOf } from "./words.js";
 
 const byId = (id) => document.getElementById(id);
 const saved = byId("saved");
@@ -132,7 +132,7 @@ function draw() {
     if (here) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  document.title = `${title} of ${app.model.model.name}`;
+  document.title = `${inUnits(title, app.unit)} of ${app.model.model.name}`;
   editor.update(app.data ? (paint ?? surprisePaint)(app) : null);
   if (!app.data) return;
   if (frame.words.open) frame.meanings.replaceChildren(wordsOf(view, app));
@@ -150,8 +150,8 @@ function frameOf(name) {
       redraw();
     });
     const element = make("article", { "aria-labelledby": `${name}-title` },
-      make("div", { class: "title" }, make("h2", { id: `${name}-title`, textContent: view.title }), codeOf(view)),
-      make("p", { class: "above", textContent: view.above }), words, root, make("p", { class: "below", textContent: view.below }));
+      make("div", { class: "title" }, make("h2", { id: `${name}-title`, textContent: inUnits(view.title, app.unit) }), codeOf(view)),
+      make("p", { class: "above", textContent: inUnits(view.above, app.unit) }), words, root, make("p", { class: "below", textContent: inUnits(view.below, app.unit) }));
     byId("view").append(element);
     frames.set(name, { element, root, words, meanings });
   }
@@ -168,7 +168,7 @@ function codeOf({ codeId }) {
 function navigation() {
   byId("views").append(...Object.entries(VIEWS).map(([name, view], i) => {
     const link = make("a", { "aria-keyshortcuts": String(i + 1) },
-      make("b", { textContent: `${i + 1} ${view.title}` }), make("span", { textContent: view.promise }));
+      make("b", { textContent: `${i + 1} ${inUnits(view.title, app.unit)}` }), make("span", { textContent: view.promise }));
     link.dataset.view = name;
     link.addEventListener("click", (event) => {
       if (event.metaKey || event.ctrlKey) return;

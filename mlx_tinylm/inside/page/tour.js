@@ -3,6 +3,7 @@
 import { button, make } from "./canvas.js";
 import { remember, remembered } from "./memory.js";
 import { VIEWS } from "./views.js";
+import { inUnits } from "./words.js";
 
 const TRY = {
   next: "Press ↑ and ↓ to choose what comes next and Enter to append it; ← and → walk through the prompt; e edits it.",
@@ -36,8 +37,8 @@ export function tour(root, app) {
       return;
     }
     const last = stop === names.length - 1;
-    root.replaceChildren(make("p", {}, make("b", { textContent: `${stop + 1} of 8. ` }), TRY[names[stop]]),
-      button(last ? "done" : `next: ${VIEWS[names[stop + 1]].title}`, () => go(stop + 1)), ...(last ? [] : [end]));
+    root.replaceChildren(make("p", {}, make("b", { textContent: `${stop + 1} of 8. ` }), inUnits(TRY[names[stop]], app.unit)),
+      button(last ? "done" : `next: ${inUnits(VIEWS[names[stop + 1]].title, app.unit)}`, () => go(stop + 1)), ...(last ? [] : [end]));
   }
   draw();
   return { start: () => go(0) };

@@ -19,14 +19,14 @@ export function withoutHeads(api, { select, changed }) {
   let answers = new Map();
   let stop = new AbortController();
   const said = make("p", { class: "reading", role: "status" });
-  const text = textData({ label: "Change of each character's surprise without the heads", onSelect: select, colour: difference });
-  const bars = pairedBars({ label: "Next character without the heads, and with them", barName: "without", tickName: "with" });
+  const text = textData({ label: "Change of each surprise without the heads", onSelect: select, colour: difference });
+  const bars = pairedBars({ label: "What comes next without the heads, and with them", barName: "without", tickName: "with" });
   const inTurn = button("switch off each head in turn", sweep);
   const result = make("div", { class: "effect-result" }, text.element,
     make("div", { class: "scales" }, scaleBar({ kind: "difference", title: "surprise", ticks: [[0, `−${MOST} bits`], [0.5, "as before"], [1, `+${MOST} bits`]] })),
     make("h4", { textContent: "What comes next at the chosen position" }), bars.element,
     tools({ name: "without the heads", picture: () => domPicture(result),
-      table: () => [["position", "character", "with", "without", "change"], [...data.ids.keys()].slice(1).map((i) =>
+      table: () => [["position", data.meta.model.unit, "with", "without", "change"], [...data.ids.keys()].slice(1).map((i) =>
         [i, glyph(token(i)), bits(data.surprise[i]), bits(without.surprise[i]), bitsChange(without.surprise[i] - data.surprise[i])])],
       json: () => ({ heads_off: self.off, surprise_with: known(data.surprise), surprise_without: known(without.surprise) }) }).element);
   const element = make("section", { class: "effect" }, make("h3", { textContent: "Without a head" }), make("div", { class: "controls" }, inTurn), result);
@@ -105,18 +105,18 @@ export function withoutHeads(api, { select, changed }) {
     const [before, after] = [data, without].map(({ surprise }) => mean(surprise));
     const [p, q] = [data, without].map(({ logits }) => softmax(logits, vocabulary.length, position));
     const [best] = largest(p, 1);
-    return `Without ${self.off.map(named).join(", ")} the loss of this text goes from ${bits(before, 3)} to ${bits(after, 3)} a character: ${bitsChange(after - before, 3)}. `
+    return `Without ${self.off.map(named).join(", ")} the loss of this text goes from ${bits(before, 3)} to ${bits(after, 3)} a ${data.meta.model.unit}: ${bitsChange(after - before, 3)}. `
       + `After ${spoken(token(position))}, ${spoken(vocabulary[best])} goes from ${percent(p[best])} to ${percent(q[best])}.`;
   }
 
   function intro() {
     const { layers, heads } = data.meta.model;
     const done = self.changes.size;
-    if (!done) return `The loss of this text is ${bits(mean(data.surprise), 3)} a character. Choose a head and switch it off, or let each be switched off in turn.`;
+    if (!done) return `The loss of this text is ${bits(mean(data.surprise), 3)} a ${data.meta.model.unit}. Choose a head and switch it off, or let each be switched off in turn.`;
     if (done < layers * heads) return `${done} of ${layers * heads} heads switched off in turn.`;
     const [key, most] = [...self.changes].sort((a, b) => b[1] - a[1])[0];
     const idle = [...self.changes.values()].filter((change) => change <= 0).length;
-    return `Most depends on head ${named(key.split(".").map(Number))}: ${bitsChange(most, 3)} a character without it. For ${idle} of the ${layers * heads} the loss of this text does not rise at all.`;
+    return `Most depends on head ${named(key.split(".").map(Number))}: ${bitsChange(most, 3)} a ${data.meta.model.unit} without it. For ${idle} of the ${layers * heads} the loss of this text does not rise at all.`;
   }
 
   return self;

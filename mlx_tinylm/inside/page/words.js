@@ -48,6 +48,11 @@ export function allWords(app) {
   return list(Object.values(FIRST).flat(), meanings(app));
 }
 
+// A sentence about characters, for a model whose units are tokens as well.
+export function inUnits(text, unit) {
+  return unit === "token" ? text.replace(/character/g, "token").replace(/Character/g, "Token") : text;
+}
+
 export function namesOf(view) {
   return FIRST[view].join(", ");
 }

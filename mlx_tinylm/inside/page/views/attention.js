@@ -7,6 +7,7 @@ import { onScheme, scaleBar, sequential } from "../scale.js";
 import { glyph, spoken } from "../text_data.js";
 import { headOf, palette, rowStart, shade, TICKS, triangleImage, triangleSide, weightsOf } from "../triangle.js";
 import { withoutHeads } from "../without_heads.js";
+import { inUnits } from "../words.js";
 
 export const title = "Attention";
 export const promise = "where in the past it looks";
@@ -50,8 +51,8 @@ function build(app) {
   const element = make("div", { class: "view-attention" },
     make("div", { class: "controls" }, make("label", { htmlFor: "head", textContent: "Head" }), choice, off, all),
     strongest, effect.said,
-    tools({ name: "attention of the chosen character",
-      table: () => [["position", "character", "weight"], Array.from({ length: at() + 1 }, (_, i) => [i, glyph(token(i)), percent(weight(at(), i))])],
+    tools({ name: `attention of the chosen ${app.unit}`,
+      table: () => [["position", app.unit, "weight"], Array.from({ length: at() + 1 }, (_, i) => [i, glyph(token(i)), percent(weight(at(), i))])],
       json: () => ({ position: at(), head: app.state.head ?? "mean of all heads", tokens: tokens().slice(0, at() + 1), weights: Array.from({ length: at() + 1 }, (_, i) => round(weight(at(), i))) }) }).element,
     make("section", {}, make("h3", { textContent: "All heads" }),
       make("p", { class: "note" }, make("span", { class: "wide-only", textContent: "A column a layer, the first at the left." }), make("span", { class: "narrow-only", textContent: "A row a layer, the first at the top." }),
@@ -79,7 +80,7 @@ function build(app) {
   const headName = () => (app.state.head ? `layer ${app.state.head[0] + 1}, head ${app.state.head[1] + 1}` : "all heads, their mean");
   const labelOf = (layer, head) => {
     const name = named(layer, head);
-    return name ? `${NAMES[name.name] ?? name.name} ${name.score.toFixed(2)}` : "";
+    return name ? `${inUnits(NAMES[name.name] ?? name.name, app.unit)} ${name.score.toFixed(2)}` : "";
   };
   const isOff = (layer, head) => effect.off.some(([l, h]) => l === layer && h === head);
 

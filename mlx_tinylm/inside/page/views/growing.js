@@ -51,7 +51,7 @@ function build(app) {
   const text = textData({ label: "The prompt at this snapshot, by surprise", onSelect: (position) => app.set({ position }) });
   const loss = make("p", { class: "reading" });
   const next = make("h4");
-  const bars = pairedBars({ label: "The next character at this snapshot and at the last", barName: "then", tickName: "at the end" });
+  const bars = pairedBars({ label: "What comes next at this snapshot and at the last", barName: "then", tickName: "at the end" });
   const sample = make("pre", { class: "sample", tabIndex: 0, role: "region", "aria-label": "what this snapshot writes" });
   const same = make("div", {}, text.element, loss,
     make("div", { class: "scales" }, scaleBar({ title: "surprise", ticks: [[0, "0 bits"], [0.5, `${TOP / 2}`], [1, `${TOP} or more`]] })),
@@ -248,7 +248,7 @@ function build(app) {
     const then = snapshot ? softmax(snapshot.logits, size, i) : null;
     const ticks = end ? softmax(end.logits, size, i) : null;
     bars.update({ tokens: vocabulary, order: largest(ticks ?? then ?? new Float64Array(size), size), bars: then, ticks });
-    loss.textContent = snapshot ? `Loss of this prompt after step ${grouped(step)}: ${bits(lossOf(snapshot))} a character${end && end !== snapshot ? `; at the end ${bits(lossOf(end))}` : ""}.` : "Not here yet.";
+    loss.textContent = snapshot ? `Loss of this prompt after step ${grouped(step)}: ${bits(lossOf(snapshot))} a ${app.unit}${end && end !== snapshot ? `; at the end ${bits(lossOf(end))}` : ""}.` : "Not here yet.";
     sample.textContent = snapshot?.sample ?? (snapshot ? "writing" : "");
   }
 

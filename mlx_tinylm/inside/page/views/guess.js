@@ -36,7 +36,8 @@ function build(app) {
     draw();
   } });
   text.grid.dataset.arrows = "";
-  const input = make("input", { type: "text", id: "guess", autocomplete: "off", autocapitalize: "off", spellcheck: false, maxLength: 2, "aria-describedby": "verdict" });
+  const whole = app.unit === "token"; // a guess has several characters, and Enter ends it
+  const input = make("input", { type: "text", id: "guess", autocomplete: "off", autocapitalize: "off", spellcheck: false, maxLength: whole ? 40 : 2, "aria-describedby": "verdict" });
   const sure = make("div", { class: "controls", role: "radiogroup", "aria-label": "How sure you are" }, ...SURE.map(([word, share], i) => make("label", { class: "check" },
     make("input", { type: "radio", name: "sure", value: String(share), checked: i === 1 }), `${word}, ${percent(share).replace(".00", "")}`)));
   const pass = button("no idea", () => guess(null));
@@ -45,15 +46,16 @@ function build(app) {
   const element = make("div", { class: "view-guess" },
     text.element,
     make("div", { class: "scales" }, scaleBar({ title: "your bits", ticks: [[0, "0"], [0.5, "3"], [1, "6 or more"]] })),
-    sure, make("div", { class: "controls" }, make("label", { htmlFor: "guess", textContent: "Next character" }), input, ...[["\n", "newline"], [" ", "space"]].map(([token, name]) => button(name, () => guess(token))), pass),
+    sure, make("div", { class: "controls" }, make("label", { htmlFor: "guess", textContent: whole ? "Next token, then Enter" : "Next character" }), input, ...[["\n", "newline"], [" ", "space"]].map(([token, name]) => button(name, () => guess(token))), pass),
     verdict,
     make("table", { class: "score" }, make("caption", { class: "visually-hidden", textContent: "Bits so far" }),
-      make("thead", {}, make("tr", {}, ...["", "this time", "a character in the mean"].map((head, i) => make(i ? "th" : "td", { ...(i ? { scope: "col" } : {}), class: i ? "number" : "", textContent: head })))), score),
+      make("thead", {}, make("tr", {}, ...["", "this time", `a ${app.unit} in the mean`].map((head, i) => make(i ? "th" : "td", { ...(i ? { scope: "col" } : {}), class: i ? "number" : "", textContent: head })))), score),
     make("div", { class: "controls" }, button("another text", () => load(round + 1)), button("show the rest", () => finish())),
-    tools({ name: "guesses", table: () => [["character", "your guess", "you", "model", "3-gram"], costs.map((cost, i) => [spoken(token(GIVEN + i)), cost.guess === null ? "–" : spoken(cost.guess), bits(cost.you), bits(cost.model), bits(cost.counter ?? NaN)])],
-      json: () => costs.map((cost, i) => ({ character: token(GIVEN + i), guess: cost.guess, bits: [cost.you, cost.model, cost.counter].map((nats) => nats / BIT) })) }).element);
+    tools({ name: "guesses", table: () => [[app.unit, "your guess", "you", "model", "3-gram"], costs.map((cost, i) => [spoken(token(GIVEN + i)), cost.guess === null ? "–" : spoken(cost.guess), bits(cost.you), bits(cost.model), bits(cost.counter ?? NaN)])],
+      json: () => costs.map((cost, i) => ({ [app.unit]: token(GIVEN + i), guess: cost.guess, bits: [cost.you, cost.model, cost.counter].map((nats) => nats / BIT) })) }).element);
 
   input.addEventListener("input", () => {
+    if (whole) return;
     const [first] = input.value;
     input.value = "";
     if (first !== undefined) guess(first);
@@ -61,7 +63,10 @@ function build(app) {
   input.addEventListener("keydown", (event) => {
     const options = [...sure.querySelectorAll("input")];
     const now = options.findIndex((option) => option.checked);
-    if (event.key === "Enter") guess("\n");
+    if (event.key === "Enter") {
+      guess(input.value || "\n");
+      input.value = "";
+    }
     else if (event.key === "ArrowUp") options[Math.max(0, now - 1)].checked = true;
     else if (event.key === "ArrowDown") options[Math.min(2, now + 1)].checked = true;
     else if (event.key === "Escape") document.getElementById("main").focus();

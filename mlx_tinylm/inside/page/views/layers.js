@@ -43,13 +43,13 @@ function build(app) {
   const said = make("p", { class: "reading", role: "status" });
   const body = make("tbody");
   const table = make("table", { class: "lens" },
-    make("caption", { class: "visually-hidden", textContent: "The five likeliest next characters after each stage, and the rank of the followed one" }),
+    make("caption", { class: "visually-hidden", textContent: "The five likeliest to come next after each stage, and the rank of the followed one" }),
     make("thead", {}, make("tr", {},
       make("th", { scope: "col", textContent: "after" }), make("th", { scope: "col", class: "rank-head", textContent: "rank" }),
-      make("th", { scope: "col", colSpan: 5, textContent: "five likeliest next characters" }))), body);
+      make("th", { scope: "col", colSpan: 5, textContent: `five likeliest next ${app.unit}s` }))), body);
   const map = picture({
-    name: "rank of the next character at every stage",
-    label: () => `Rows are stages, columns the ${now.shape.T} positions; the colour is the rank of the character that really comes next. At position ${now.position} it goes from rank ${rankText(0)} to ${rankText(now.stages - 1)}.`,
+    name: `rank of the next ${app.unit} at every stage`,
+    label: () => `Rows are stages, columns the ${now.shape.T} positions; the colour is the rank of the ${app.unit} that really comes next. At position ${now.position} it goes from rank ${rankText(0)} to ${rankText(now.stages - 1)}.`,
     height: (width) => geometry(width).height,
     draw: drawMap,
     table: () => [["position", "next", ...stageNames(now.shape.L)], mapRows()],
@@ -67,7 +67,7 @@ function build(app) {
     tools({ name: "layer by layer", picture: () => domPicture(table),
       json: () => ({ position: now.position, stages: stageNames(now.shape.L).map((name, stage) => ({ after: name, top: top(stage).map(([id, p]) => [app.data.meta.vocabulary[id], p]) })) }) }).element,
     make("h3", { textContent: "The same for every position" }),
-    make("p", { class: "note", textContent: "One column a position, one row a stage, the last at the bottom; the colour is the rank of the character that really comes next." }),
+    make("p", { class: "note", textContent: `One column a position, one row a stage, the last at the bottom; the colour is the rank of the ${app.unit} that really comes next.` }),
     map.element);
   const ranks = element.appendChild(make("div", { class: "scales" }));
   map.element.before(ranks);
@@ -87,17 +87,17 @@ function build(app) {
     const shape = { T: data.ids.length, V: vocabulary.length, L: data.meta.model.layers };
     now = { shape, stages: 1 + 2 * shape.L, position: chosenPosition(app) };
     if (cached.vocabulary !== vocabulary) {
-      follow.replaceChildren(make("option", { value: "", textContent: "the character that comes next" }),
+      follow.replaceChildren(make("option", { value: "", textContent: `the ${app.unit} that comes next` }),
         ...(data.lens_ranks ? vocabulary.map((token, id) => make("option", { value: String(id), textContent: spoken(token) })) : []));
       ranks.replaceChildren(scaleBar({ title: "rank", ticks: rankTicks(shape.V) }));
       cached = { vocabulary };
     }
     const followed = followedId();
     said.textContent = followed === null
-      ? "The last character of the prompt: nothing follows yet, so the model's first choice is followed."
+      ? `The last ${app.unit} of the prompt: nothing follows yet, so the model's first choice is followed.`
       : `After ${spoken(vocabulary[data.ids[now.position]])} (position ${now.position}) ${chosen === null ? "really comes" : "you follow"} ${spoken(vocabulary[followed])}.`;
     if (top(0)[0][0] === data.ids[now.position]) {
-      said.textContent += ` After the embedding alone ${spoken(vocabulary[data.ids[now.position]])} itself is likeliest: one table turns characters into numbers and, at the end, numbers into characters.`;
+      said.textContent += ` After the embedding alone ${spoken(vocabulary[data.ids[now.position]])} itself is likeliest: one table turns ${app.unit}s into numbers and, at the end, numbers into ${app.unit}s.`;
     }
     drawRows(followed ?? best());
     map.redraw();

@@ -40,7 +40,7 @@ function build(app) {
     make("div", { class: "pair" },
       make("section", {}, make("h3", { textContent: "What was expected" }), detail, expected),
       make("section", {}, make("h3", { textContent: "The greatest surprises" }), most)),
-    tools({ name: "surprise", picture: () => domPicture(text.grid), table: () => [["position", "character", "bits", "probability", "expected"], rows()],
+    tools({ name: "surprise", picture: () => domPicture(text.grid), table: () => [["position", app.unit, "bits", "probability", "expected"], rows()],
       json: () => ({ text: Array.from(shown.ids.keys(), token).join(""), mean_nats: mean(shown.nats), bits: mean(shown.nats) / BIT, surprise_nats: Array.from(shown.nats, (nats) => (Number.isFinite(nats) ? nats : null)) }) }).element);
   input.addEventListener("input", () => {
     clearTimeout(waiting);
@@ -93,7 +93,7 @@ function build(app) {
     total.replaceChildren(make("b", { textContent: counted ? `${bits(loss, 4)} a ${app.unit}` : "–" }),
       counted ? ` in the mean of ${grouped(counted)} ${app.unit}s (a loss of ${loss.toFixed(4)} nats): what mlx-tinylm eval says of this text.` : " One more is needed: the first has nothing before it.");
     const here = Number.isFinite(shown.nats[at]);
-    detail.textContent = here ? `At position ${at} came ${spoken(token(at))}, ${rankOf(at)}, with ${percent(Math.exp(-shown.nats[at]))}: a surprise of ${bits(shown.nats[at])}.` : "Nothing stands before the first character, so nothing was expected.";
+    detail.textContent = here ? `At position ${at} came ${spoken(token(at))}, ${rankOf(at)}, with ${percent(Math.exp(-shown.nats[at]))}: a surprise of ${bits(shown.nats[at])}.` : `Nothing stands before the first ${app.unit}, so nothing was expected.`;
     expected.replaceChildren(...(here ? shown.top(at) ?? [] : []).map(([id, p]) => {
       const fill = make("span", { class: "fill" });
       fill.style.width = `${100 * p}%`;

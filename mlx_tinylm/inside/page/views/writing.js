@@ -12,7 +12,7 @@ export const title = "Writing";
 export const promise = "text as it is drawn";
 export const codeId = "writing";
 export const above = "The model goes on with your prompt: draw a character, append it, begin again. The colour is how surprising each was to the model; what is underlined stands word for word in the training text.";
-export const below = "What is not underlined may still be a near copy, and 20 characters can match by chance in common phrases. The same prompt, settings and seed write the same again, also with: mlx-tinylm generate";
+export const below = "What is not underlined may still be a near copy, and a run of 20 letters can match by chance in common phrases. The same prompt, settings and seed write the same again, also with: mlx-tinylm generate";
 
 const TOKENS = 400;
 const TOP = 6; // bits of surprise at which the scale ends
@@ -61,7 +61,7 @@ function build(app) {
       make("section", {}, make("h3", { textContent: "What else could have come" }), make("p", { class: "note", textContent: "The five likeliest there, by the model itself, before the settings. Choose one to go on with it instead." }), others),
       make("section", {}, make("h3", { textContent: "Word for word in the training text" }), foundHead, found)),
     tools({ name: "writing", picture: () => domPicture(text.grid),
-      table: () => [["place", "character", "probability", "surprise"], items.map((item, i) => [i, glyph(item.text), percent(item.p), bits(-Math.log(item.p))])],
+      table: () => [["place", app.unit, "probability", "surprise"], items.map((item, i) => [i, glyph(item.text), percent(item.p), bits(-Math.log(item.p))])],
       json: () => ({ prompt, settings: app.state.settings, seed: app.state.seed, written: items.map(({ id, text: piece, p, top }) => ({ id, text: piece, p, top })), in_training_text: runs }) }).element);
   const view = { pause: () => run(false) };
   shown.add(view);
@@ -205,7 +205,7 @@ function build(app) {
   function drawOthers() {
     const item = items[looked()];
     if (!item?.top) {
-      others.replaceChildren(make("p", { class: "note", textContent: "Click a written character, or go to it with ← and →." }));
+      others.replaceChildren(make("p", { class: "note", textContent: `Click a written ${app.unit}, or go to it with ← and →.` }));
       return;
     }
     const i = looked();
