@@ -152,9 +152,7 @@ class Subject:
         if self.counter is not None:
             return ""
         if isinstance(self.corpus, PairCorpus):
-            return (
-                "No 3-gram counter beside it: the model learned from pairs, which are no text that goes on."
-            )
+            return "No 3-gram counter beside it: the model learned from pairs, which are no text that goes on."
         if self.text is None:
             return "No 3-gram counter beside it: nothing says which text the model was trained on."
         known = f"; fetch it with: mlx-tinylm data {self.text}" if self.text in NAMED else ""
