@@ -204,6 +204,7 @@ def test_a_picture_has_the_devices_pixels_and_a_table(browser: Any, address: str
         200,
     ]
     page.get_by_text("as a table").click()
+    page.get_by_role("cell").first.wait_for()
     assert page.get_by_role("cell").all_inner_texts() == ["4", "9"]
     page.get_by_role("button", name="copy as JSON").click()
     page.get_by_text("copied").wait_for()
