@@ -50,9 +50,9 @@ def sample(
 
 
 def probabilities(logits: Logits) -> Logits:
-    """(V,) -> (V,), summing to 1 (softmax)."""
-    weights: Logits = np.exp(logits - logits.max())
-    weights /= weights.sum()
+    """(..., V) -> (..., V), summing to 1 (softmax)."""
+    weights: Logits = np.exp(logits - logits.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
     return weights
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from mlx_tinylm.cli.columns import measure
 from mlx_tinylm.cli.inspect_style import SCALE, WIDTH, Style, bits, digit, padded, painted, percent
 from mlx_tinylm.errors import escaped
-from mlx_tinylm.inside.measures import probabilities
 from mlx_tinylm.inside.payload import Payload
+from mlx_tinylm.sampling import probabilities
 
 ROWS = 12  # of bars, and of heads
 WHAT = {

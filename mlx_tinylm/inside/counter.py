@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_tinylm.text.ids import Ids
-from mlx_tinylm.text.ngrams import gram_keys
+from mlx_tinylm.text.ngrams import COUNTED, gram_keys
 
 LONGEST = 3
 REMEMBERED = 1 << 22  # probabilities
@@ -32,7 +32,8 @@ class Counter:
 
     @classmethod
     def of(cls, train: Ids, vocab_size: int, longest: int = LONGEST) -> Counter:
-        """Count the ids of a training text (N,)."""
+        """Count the last ids of a training text (N,), as many as `ngram_losses` does."""
+        train = train[-COUNTED:]
         lengths = range(1, min(longest, len(train)) + 1)
         return cls(vocab_size, tuple(_counted(gram_keys(train, n, vocab_size), vocab_size**n) for n in lengths))
 

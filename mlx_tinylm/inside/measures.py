@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_tinylm.backend.numpy_model import cross_entropy
+from mlx_tinylm.sampling import probabilities
 
 Array = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
@@ -22,13 +23,6 @@ SMALL = 256  # ids: up to here the lens keeps the rank of every one, in a byte e
 KINDS = ("previous", "line_start", "same_before", "induction")
 FEWEST = 3  # positions: fewer say nothing of a head
 STRONG = 0.25  # a head with a name is at least so far on the way from an even look (0) to looking nowhere else (1)
-
-
-def probabilities(logits: Array) -> Array:
-    """The softmax of logits (..., V)."""
-    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
-    found: Array = exponentials / exponentials.sum(-1, keepdims=True)
-    return found
 
 
 def surprise(logits: Array, ids: npt.NDArray[np.int32]) -> Array:

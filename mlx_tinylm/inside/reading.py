@@ -16,10 +16,11 @@ from mlx_tinylm.backend.choose import LanguageModel
 from mlx_tinylm.backend.numpy_model import cross_entropy
 from mlx_tinylm.checks import check
 from mlx_tinylm.generation import NOT_FINITE, check_ids
-from mlx_tinylm.inside.measures import TOP, Array, probabilities
+from mlx_tinylm.inside.measures import TOP, Array
 from mlx_tinylm.inside.subject import Subject
 from mlx_tinylm.inside.writing import brief
 from mlx_tinylm.mean_loss import text_windows
+from mlx_tinylm.sampling import probabilities
 from mlx_tinylm.text.tokenizer import Tokenizer
 
 EXPECTED = 3  # candidates that are kept for each position of a text

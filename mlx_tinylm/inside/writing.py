@@ -14,9 +14,10 @@ import numpy as np
 from mlx_tinylm.backend.choose import LanguageModel
 from mlx_tinylm.checks import check
 from mlx_tinylm.generation import generate_ids
-from mlx_tinylm.inside.measures import TOP, Array, probabilities
+from mlx_tinylm.inside.measures import TOP, Array
 from mlx_tinylm.inside.origins import LEAST, Origins
 from mlx_tinylm.sample_config import SampleConfig
+from mlx_tinylm.sampling import probabilities
 from mlx_tinylm.text.tokenizer import Tokenizer
 
 

@@ -67,10 +67,9 @@ def bits_per_byte(folder: Path, step: int) -> float | None:
     Raises TinyLMError where there is a file that cannot be read.
     """
     found = None
-    for _, metrics in _lines(folder) if (folder / METRICS).exists() else ():
-        bits = metrics.get("val_bits_per_byte")
-        if metrics["step"] == step and isinstance(bits, (int, float)) and abs(bits) <= sys.float_info.max:
-            found = float(bits)
+    for metrics in _validations(folder, step):
+        if (bits := _number(metrics.get("val_bits_per_byte"))) is not None:
+            found = bits
     return found
 
 
@@ -80,9 +79,9 @@ def exact_answers(folder: Path, step: int) -> tuple[int, int] | None:
     Raises TinyLMError where there is a file that cannot be read.
     """
     found = None
-    for _, metrics in _lines(folder) if (folder / METRICS).exists() else ():
+    for metrics in _validations(folder, step):
         exact, pairs = metrics.get("val_exact_answers"), metrics.get("val_pairs")
-        if metrics["step"] == step and isinstance(exact, int) and isinstance(pairs, int):
+        if isinstance(exact, int) and isinstance(pairs, int):
             found = exact, pairs
     return found
 
@@ -147,11 +146,17 @@ def increment(folder: Path, offset: int = 0, most: int = BLOCK) -> Increment:
     return Increment(tuple(lines), start + end, restarted)
 
 
-def _lines(folder: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Each line and what it says; lines that were cut short or damaged are left out."""
+def _lines(folder: Path, words: bytes = b"") -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Each line that holds `words`, and what it says; lines that were cut short or damaged are left out."""
     for line in read(folder / METRICS).splitlines():
-        if (metrics := _parsed(line)) is not None:
+        if words in line and (metrics := _parsed(line)) is not None:
             yield line, metrics
+
+
+def _validations(folder: Path, step: int) -> Iterator[dict[str, Any]]:
+    """What the lines of `step` say that hold a validation; of the others, which are many, none is taken apart."""
+    if (folder / METRICS).exists():
+        yield from (metrics for _, metrics in _lines(folder, b'"val_') if metrics["step"] == step)
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

@@ -23,9 +23,9 @@ from tiny_runs import EXECUTABLE, environment
 from mlx_tinylm.cli.columns import measure
 from mlx_tinylm.cli.inspect_style import SCALE, Style, bits, percent
 from mlx_tinylm.cli.inspect_view import inspection, mean_surprise
-from mlx_tinylm.inside.measures import probabilities
 from mlx_tinylm.inside.subject import Subject
 from mlx_tinylm.model_folder.config import ModelConfig
+from mlx_tinylm.sampling import probabilities
 
 Invoke = Callable[..., Result]
 SECTIONS = ["Next character", "Surprise", "Layer by layer", "Attention"]

@@ -39,3 +39,12 @@ def test_nothing_known() -> None:
     np.testing.assert_array_equal(counted.after([3]), counted.after([]))
     np.testing.assert_array_equal(counted.after([3, 1]), counted.after([1]))
     assert counted.after([]).argmax() == 0
+
+
+def test_a_long_text_is_counted_by_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more of a training text is counted than for the losses of n-gram models, whatever its size."""
+    train = np.random.default_rng(0).integers(5, size=300)
+    last = Counter.of(train[-100:], 5)
+    monkeypatch.setattr(counter, "COUNTED", 100)
+    found = Counter.of(train, 5)
+    assert np.array_equal(found.probabilities([0, 1, 2]), last.probabilities([0, 1, 2]))

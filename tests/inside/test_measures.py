@@ -12,9 +12,10 @@ from tiny_models import QWEN3
 
 from mlx_tinylm.backend.choose import load
 from mlx_tinylm.inside import measures
-from mlx_tinylm.inside.measures import KINDS, head_scores, lens, named_heads, places, probabilities, surprise
+from mlx_tinylm.inside.measures import KINDS, head_scores, lens, named_heads, places, surprise
 from mlx_tinylm.inside.trace import trace
 from mlx_tinylm.mean_loss import evaluate
+from mlx_tinylm.sampling import probabilities
 
 TEXT = "ab\ncabd\nabc"  # a newline is 0, the letters are 1 to 4
 IDS = ["\nabcd".index(character) for character in TEXT]
