@@ -3,8 +3,8 @@
 import { make } from "./canvas.js";
 import { percent } from "./numbers.js";
 import { brief, spoken } from "./text_data.js";
+import { FIRST, unfolding } from "./unfolding.js";
 
-const FIRST = 12;
 const NAMES = { never: "never", temperature: "cut", top_k: "top-k", top_p: "top-p", min_p: "min-p" };
 
 // `update({tokens, order, before, after, cut, counter, verb})`: order is the ids, top first; the rest by id; counter may be null.
@@ -16,18 +16,12 @@ export function distributionBars({ onChoose }) {
     make("caption", { class: "visually-hidden", textContent: "What comes next: what the model gives, what the settings leave, what a 3-gram counter gives" }),
     make("thead", {}, make("tr", {}, make("th", { scope: "col", textContent: "next" }), make("td"),
       column("before", "model", "key-outline"), column("after", "drawn", "key-fill"), counterHead)), body);
-  const more = make("button", { type: "button", class: "more" });
-  const element = make("div", { class: "paired" }, table, more);
-  const rows = [];
-  let unfolded = false;
-  let shown = null;
-  more.addEventListener("click", () => {
-    unfolded = !unfolded;
-    update(shown);
-  });
+  const list = unfolding(body, { row, fill, filled });
+  const { rows } = list;
+  const element = make("div", { class: "paired" }, table, list.more);
   body.addEventListener("click", (event) => {
     const i = rows.findIndex((row) => row.element.contains(event.target));
-    if (i >= 0) onChoose(shown.order[i]);
+    if (i >= 0) onChoose(list.order()[i]);
   });
   body.addEventListener("focusin", (event) => point(rows.findIndex((row) => row.button === event.target)));
 
@@ -39,36 +33,29 @@ export function distributionBars({ onChoose }) {
     return parts;
   }
 
-  function update(next) {
-    shown = next;
-    const count = unfolded ? next.order.length : Math.min(FIRST, next.order.length);
-    while (rows.length < count) {
-      rows.push(row());
-      body.append(rows.at(-1).element);
-    }
-    counterHead.hidden = !next.counter;
-    rows.forEach((parts, i) => {
-      parts.element.hidden = i >= count;
-      if (i >= count) return;
-      const id = next.order[i];
-      const cut = next.cut[id];
-      parts.button.textContent = brief(next.tokens[id]);
-      parts.button.setAttribute("aria-label", `${next.verb} ${spoken(next.tokens[id])}`);
-      parts.element.classList.toggle("cut", cut !== null);
-      parts.outline.style.width = `${100 * next.before[id]}%`;
-      parts.fill.style.width = `${100 * next.after[id]}%`;
-      parts.fill.hidden = cut !== null;
-      parts.tick.hidden = parts.counter.hidden = !next.counter;
-      if (next.counter) parts.tick.style.left = `${100 * next.counter[id]}%`;
-      parts.before.textContent = percent(next.before[id]);
-      parts.after.textContent = cut ? NAMES[cut] : percent(next.after[id]);
-      parts.counter.textContent = next.counter ? percent(next.counter[id]) : "";
-    });
-    more.hidden = next.order.length <= FIRST;
-    more.textContent = unfolded ? "fewer" : `${next.order.length - FIRST} more`;
-    more.setAttribute("aria-expanded", String(unfolded));
+  function fill(parts, id, next) {
+    const cut = next.cut[id];
+    parts.button.textContent = brief(next.tokens[id]);
+    parts.button.setAttribute("aria-label", `${next.verb} ${spoken(next.tokens[id])}`);
+    parts.element.classList.toggle("cut", cut !== null);
+    parts.outline.style.width = `${100 * next.before[id]}%`;
+    parts.fill.style.width = `${100 * next.after[id]}%`;
+    parts.fill.hidden = cut !== null;
+    parts.tick.hidden = parts.counter.hidden = !next.counter;
+    if (next.counter) parts.tick.style.left = `${100 * next.counter[id]}%`;
+    parts.before.textContent = percent(next.before[id]);
+    parts.after.textContent = cut ? NAMES[cut] : percent(next.after[id]);
+    parts.counter.textContent = next.counter ? percent(next.counter[id]) : "";
+  }
+
+  function filled(count) {
     if (candidate >= count) candidate = 0;
     point(candidate);
+  }
+
+  function update(next) {
+    counterHead.hidden = !next.counter;
+    list.update(next);
   }
 
   // One candidate is a tab stop; arrows move it.
@@ -82,10 +69,10 @@ export function distributionBars({ onChoose }) {
   }
 
   function move(by) {
-    const to = Math.min(Math.max(candidate + by, 0), shown.order.length - 1);
-    if (to >= FIRST && !unfolded) more.click();
+    const to = Math.min(Math.max(candidate + by, 0), list.order().length - 1);
+    if (to >= FIRST) list.unfold();
     rows[to].button.focus();
   }
 
-  return { element, update, move, first: () => point(0), isFocused: () => body.contains(document.activeElement), focusFirst: () => rows[0]?.button.focus(), chosen: () => shown.order[candidate] };
+  return { element, update, move, first: () => point(0), isFocused: () => body.contains(document.activeElement), focusFirst: () => rows[0]?.button.focus(), chosen: () => list.order()[candidate] };
 }

@@ -2,16 +2,14 @@
 
 import { button, make } from "./canvas.js";
 import { bits, grouped } from "./numbers.js";
-import { css, inkOn, scaleBar, sequential } from "./scale.js";
+import { SURPRISE, TOP, css, inkOn, scaleBar, sequential } from "./scale.js";
 import { glyph, spoken } from "./text_data.js";
-
-const TOP = 6; // bits of surprise at which the scale ends
 
 // The colours of a view that has none of its own: how surprising each character was.
 export function surprisePaint(app) {
   return {
     values: Array.from(app.data.surprise, (nats) => (Number.isFinite(nats) ? nats / Math.LN2 / TOP : null)),
-    title: "surprise", ticks: [[0, "0 bits"], [0.5, "3"], [1, "6 or more"]],
+    ...SURPRISE,
   };
 }
 

@@ -11,6 +11,9 @@ const DIFFERENCE = {
 };
 const scheme = matchMedia("(prefers-color-scheme: dark)");
 
+export const TOP = 6; // bits of surprise at which its scale ends
+export const SURPRISE = { title: "surprise", ticks: [[0, "0 bits"], [0.5, `${TOP / 2}`], [1, `${TOP} or more`]] };
+
 export function isDark() {
   return scheme.matches;
 }

@@ -8,7 +8,7 @@ import { chosenPosition, kept } from "../kept.js";
 import { follow, metrics } from "../live_metrics.js";
 import { BIT, bits, grouped, largest, mean, percent, softmax } from "../numbers.js";
 import { pairedBars } from "../paired_bars.js";
-import { scaleBar, sequential } from "../scale.js";
+import { SURPRISE, TOP, scaleBar, sequential } from "../scale.js";
 import { glyph, spoken, textData } from "../text_data.js";
 
 export const title = "Growing up";
@@ -17,7 +17,6 @@ export const codeId = "growing";
 export const above = "The loss is the mean surprise at the next character: training lowers it step by step. Snapshots of the weights show what the same prompt led to on the way.";
 export const below = "A lower loss is a better guess at the next character of this text, nothing more. The dashed lines are what guessing and counting reach; a snapshot's sample is one of many that it could write.";
 
-const TOP = 6; // bits of surprise at which the scale ends
 const DASHES = [[], [6, 3], [2, 3], [8, 3, 2, 3]];
 
 export const render = kept(build);
@@ -54,7 +53,7 @@ function build(app) {
   const bars = pairedBars({ label: "What comes next at this snapshot and at the last", barName: "then", tickName: "at the end" });
   const sample = make("pre", { class: "sample", tabIndex: 0, role: "region", "aria-label": "what this snapshot writes" });
   const same = make("div", {}, text.element, loss,
-    make("div", { class: "scales" }, scaleBar({ title: "surprise", ticks: [[0, "0 bits"], [0.5, `${TOP / 2}`], [1, `${TOP} or more`]] })),
+    make("div", { class: "scales" }, scaleBar(SURPRISE)),
     make("div", { class: "pair" },
       make("section", {}, next, bars.element),
       make("section", {}, make("h4", { textContent: "What it writes after the prompt" }), sample)));

@@ -3,7 +3,7 @@
 import { button, make, tools } from "../canvas.js";
 import { kept } from "../kept.js";
 import { BIT, bits, grouped, percent } from "../numbers.js";
-import { scaleBar } from "../scale.js";
+import { TOP, scaleBar } from "../scale.js";
 import { spoken, textData } from "../text_data.js";
 
 export const title = "Guess";
@@ -13,7 +13,6 @@ export const above = "This text was held out: the model was not trained on it. S
 export const below = "You give your share to one character and spread the rest evenly over all others, while model and counter weigh every one: a better score of theirs is partly that. A few guesses say little; twenty say more.";
 
 const GIVEN = 40; // characters shown before the first guess
-const TOP = 6; // bits at which the scale ends
 const SURE = [["sure", 0.9], ["likely", 0.6], ["a try", 0.3]];
 
 export const render = kept(build);

@@ -4,7 +4,7 @@ import { make, tools } from "../canvas.js";
 import { domPicture } from "../dom_picture.js";
 import { kept } from "../kept.js";
 import { BIT, bits, grouped, largest, mean, percent, softmax } from "../numbers.js";
-import { scaleBar } from "../scale.js";
+import { SURPRISE, TOP, scaleBar } from "../scale.js";
 import { glyph, spoken, textData } from "../text_data.js";
 
 export const title = "Surprise";
@@ -13,7 +13,6 @@ export const codeId = "surprise";
 export const above = "Each character of a text is coloured by its surprise: how little the model expected it after all that stands before. Paste a text of your own; without one it is the prompt.";
 export const below = "Surprise is about this model and its training text: a rare word, another language or a typing error all look alike. The first character has none, for nothing stands before it.";
 
-const TOP = 6; // bits of surprise at which the scale ends
 const PAUSE = 250; // ms without a key before a text is measured
 
 export const render = kept(build);
@@ -36,7 +35,7 @@ function build(app) {
   const rows = () => Array.from(shown.ids.keys(), (i) => [i, glyph(token(i)), Number.isFinite(shown.nats[i]) ? (shown.nats[i] / BIT).toFixed(2) : "–", Number.isFinite(shown.nats[i]) ? percent(Math.exp(-shown.nats[i])) : "–", (shown.top(i) ?? []).map(([id, p]) => `${glyph(app.model.vocabulary[id])} ${percent(p)}`).join("  ")]);
   const element = make("div", { class: "view-surprise" },
     make("label", { htmlFor: "own-text", textContent: "Your text" }), input, problem, total, text.element,
-    make("div", { class: "scales" }, scaleBar({ title: "surprise", ticks: [[0, "0 bits"], [0.5, "3"], [1, "6 or more"]] })),
+    make("div", { class: "scales" }, scaleBar(SURPRISE)),
     make("div", { class: "pair" },
       make("section", {}, make("h3", { textContent: "What was expected" }), detail, expected),
       make("section", {}, make("h3", { textContent: "The greatest surprises" }), most)),

@@ -4,7 +4,7 @@ import { button, make, tools } from "../canvas.js";
 import { domPicture } from "../dom_picture.js";
 import { kept } from "../kept.js";
 import { BIT, bits, grouped, percent } from "../numbers.js";
-import { scaleBar } from "../scale.js";
+import { SURPRISE, TOP, scaleBar } from "../scale.js";
 import { settingsPanel } from "../settings.js";
 import { glyph, spoken, textData } from "../text_data.js";
 
@@ -15,7 +15,6 @@ export const above = "The model goes on with your prompt: draw a character, appe
 export const below = "What is not underlined may still be a near copy, and a run of 20 letters can match by chance in common phrases. The same prompt, settings and seed write the same again, also with: mlx-tinylm generate";
 
 const TOKENS = 400;
-const TOP = 6; // bits of surprise at which the scale ends
 const PACES = [["as fast as it comes", 1e6], ["30 a second", 30], ["8 a second", 8]];
 const shown = new Set();
 
@@ -56,7 +55,7 @@ function build(app) {
   const element = make("div", { class: "view-writing" },
     make("div", { class: "controls" }, write, one, again, use),
     make("div", { class: "controls" }, make("span", {}, make("label", { htmlFor: "writing-seed", textContent: "Seed " }), seed), make("span", {}, make("label", { htmlFor: "pace", textContent: "Pace " }), pace)), drawn, text.element,
-    make("div", { class: "scales" }, scaleBar({ title: "surprise", ticks: [[0, "0 bits"], [0.5, "3"], [1, "6 or more"]] })), said,
+    make("div", { class: "scales" }, scaleBar(SURPRISE)), said,
     make("div", { class: "pair" },
       make("section", {}, make("h3", { textContent: "What else could have come" }), make("p", { class: "note", textContent: "The five likeliest there, by the model itself, before the settings. Choose one to go on with it instead." }), others),
       make("section", {}, make("h3", { textContent: "Word for word in the training text" }), foundHead, found)),
