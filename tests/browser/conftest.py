@@ -23,6 +23,8 @@ from typing import Any, NoReturn
 import pytest
 
 import mlx_tinylm
+from mlx_tinylm.text.corpus import open_named
+from mlx_tinylm.text.named_corpora import DEFAULT_CORPUS, is_kept
 
 ROOT = Path(mlx_tinylm.__file__).parents[1]
 PROGRAM = [sys.executable, "-m", "mlx_tinylm"]
@@ -66,6 +68,14 @@ def axe() -> str:
     if found is None or found.origin is None:
         missing("needs axe-playwright-python")
     return (Path(found.origin).parent / "axe.min.js").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def training_text() -> str:
+    """The text that the model which ships was trained on."""
+    if not is_kept(DEFAULT_CORPUS):
+        missing(f"needs the training text, mlx-tinylm data {DEFAULT_CORPUS}")
+    return open_named(DEFAULT_CORPUS).text()
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,7 @@ def test_what_the_model_does_not_know_is_said_and_nothing_is_lost(visit: Open) -
     page.locator("#prompt-text").press("End")
     page.keyboard.insert_text("é")
     page.locator("#trouble").filter(has_text="é").wait_for()
+    page.locator(".cell.unknown").first.wait_for()
     assert page.locator(".cell.unknown").count() == 1
     assert page.locator("#prompt-text").input_value() == "ROMEOé"
     page.keyboard.press("Backspace")

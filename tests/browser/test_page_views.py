@@ -222,15 +222,12 @@ def test_settings_that_change_while_paused_count_from_there(visit: Open) -> None
         assert page.locator(".others button").first.is_disabled()
 
 
-def test_what_stands_in_the_training_text_is_underlined_with_its_lines(visit: Open, play: Any) -> None:
+def test_what_stands_in_the_training_text_is_underlined_with_its_lines(visit: Open, training_text: str) -> None:
     """A prompt from the training text, gone on with greedily, is told apart by its lines; they are really there."""
-    text = Path(__file__).parents[2] / "data" / "tinyshakespeare.txt"
-    if not text.exists():
-        pytest.skip("needs the training text: mlx-tinylm data tinyshakespeare")
     page = visit("writing", prompt=PROMPT, seed=1, temperature=0.1)
     page.get_by_role("button", name="write", exact=True).click()
     page.locator(".view-writing .reading").filter(has_text="Written:").wait_for(timeout=60000)
-    lines = text.read_text(encoding="utf-8").split("\n")
+    lines = training_text.split("\n")
     spans = page.locator(".view-writing .text-data span")
     known = spans.evaluate_all("(spans) => spans.map((span) => [span.dataset.text, span.classList.contains('known')])")
     runs = ["".join(t for t, _ in each) for on, each in itertools.groupby(known, lambda pair: pair[1]) if on]
@@ -288,6 +285,7 @@ def test_a_text_with_an_unknown_character_is_said_in_words(visit: Open) -> None:
     assert page.locator("#own-text").input_value() == "caf\u00e9"
 
 
+@pytest.mark.usefixtures("training_text")
 def test_a_game_of_guesses_is_scored_in_bits(visit: Open) -> None:
     """A right guess at 60% costs 0.74 bits, a wrong one 7.34, no idea 6.04; the model's and the counter's beside."""
     page = visit("guess")
@@ -310,6 +308,7 @@ def test_a_game_of_guesses_is_scored_in_bits(visit: Open) -> None:
     assert 0 < float(mean.split()[0]) < 6.04
 
 
+@pytest.mark.usefixtures("training_text")
 def test_the_guess_is_typed_by_keyboard_with_its_certainty(visit: Open) -> None:
     """Arrows in the field change how sure the reader is, Enter is a newline, and single keys do not leave the view."""
     page = visit("guess")

@@ -294,6 +294,7 @@ def test_the_words_are_those_of_the_models_unit(show: Show) -> None:
     """Where the unit is a token no label of a view speaks of characters."""
     for view in ("layers", "attention", "characters", "growing"):
         page = show(view, given={"unit": "token"})
+        page.locator("main > div").filter(has_text="token").first.wait_for()
         page.wait_for_timeout(200)
         said = page.evaluate("document.querySelector('main > div').textContent")
         assert "token" in said, view

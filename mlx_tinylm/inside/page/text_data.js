@@ -22,7 +22,7 @@ export function spoken(token) {
 // One focusable thing for the whole text (a slider over positions): arrows move, a click chooses, the card follows pointer and focus.
 // `update({tokens, values, selected, describe})`: values in the colour's domain or null for no colour; describe(i) -> rows of text.
 export function textData({ label, onSelect, colour = sequential }) {
-  const grid = make("div", { class: "text-data", tabIndex: 0, role: "slider", "aria-label": label, "aria-valuemin": "0" });
+  const grid = make("div", { class: "text-data", tabIndex: 0, role: "slider", "aria-label": label, "aria-valuemin": "0", "aria-valuemax": "0", "aria-valuenow": "0", "aria-valuetext": "no text yet" });
   const card = make("div", { class: "card" });
   const element = make("div", { class: "text-data-frame" }, grid, card);
   let shown = { tokens: [], values: [], selected: 0, describe: () => [] };
